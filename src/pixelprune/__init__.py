@@ -1,0 +1,26 @@
+"""PixelPrune: drop the redundant blocks of an image before a vision-language model sees it.
+
+>>> import numpy as np
+>>> import pixelprune
+>>> page = np.full((64, 96, 3), 255, np.uint8)
+>>> pixelprune.select(page).kept
+1
+"""
+
+from pixelprune.codec import Compressed, decode, encode
+from pixelprune.config import PruneConfig
+from pixelprune.images import fit_image, load_image
+from pixelprune.selection import Selection, select
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Compressed",
+    "PruneConfig",
+    "Selection",
+    "decode",
+    "encode",
+    "fit_image",
+    "load_image",
+    "select",
+]

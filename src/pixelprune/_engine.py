@@ -1,0 +1,113 @@
+"""From arrays to kernel calls: the one place that hands memory to compiled code."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelprune.metrics import limit, totals
+from pixelprune.predictors import Predictor, scan
+
+Image = npt.NDArray[np.uint8]
+Source = npt.NDArray[np.int32]
+
+_METRIC_CODES = {"max": 1, "mae": 2, "rmse": 3}
+
+
+def find_sources(image: Image, block: int, predictor: Predictor, threshold: float, metric: str) -> Source:
+    """Encoder: `source` (R, C) int32 of an image (H, W[, 3]) whose sides are multiples of `block`."""
+    return _sources(image, block, predictor, threshold, metric, None)
+
+
+def repeat_sources(
+    image: Image, keep: npt.NDArray[np.bool_], block: int, predictor: Predictor, threshold: float, metric: str
+) -> Source:
+    """Decoder: `source` (R, C) int32, read from the kept blocks of `image` alone."""
+    return _sources(image, block, predictor, threshold, metric, keep)
+
+
+def _sources(
+    image: Image,
+    block: int,
+    predictor: Predictor,
+    threshold: float,
+    metric: str,
+    keep: npt.NDArray[np.bool_] | None,
+) -> Source:
+    rows, columns = image.shape[0] // block, image.shape[1] // block
+    largest = limit(threshold, metric, block * block * channels(image))
+    if predictor.kernel is None:
+        return _scan_in_python(image, block, predictor, largest, metric, keep, rows, columns)
+    from pixelprune import _native  # loads llvmlite, which `import pixelprune` need not wait for
+
+    image = _with_contiguous_rows(image)
+    source = np.empty((rows, columns), np.int32)
+    kept = np.empty(0, np.uint8) if keep is None else np.ascontiguousarray(keep).view(np.uint8)
+    equal, runs = np.empty(columns, np.uint8), np.empty(4 * (columns + 1), np.int64)
+    _native.scan_function()(
+        image.ctypes.data,
+        image.strides[0],
+        block * channels(image),
+        block,
+        rows,
+        columns,
+        predictor.kernel,
+        _METRIC_CODES[metric] if largest else 0,
+        largest,
+        keep is not None,
+        kept.ctypes.data,
+        source.ctypes.data,
+        equal.ctypes.data,
+        runs.ctypes.data,
+    )
+    return source
+
+
+def _scan_in_python(
+    image: Image,
+    block: int,
+    predictor: Predictor,
+    largest: int,
+    metric: str,
+    keep: npt.NDArray[np.bool_] | None,
+    rows: int,
+    columns: int,
+) -> Source:
+    def match(p: int, q: int) -> bool:
+        if p == q:
+            return True
+        x, y = block_at(image, p, block), block_at(image, q, block)
+        return int(totals(x, y, metric, tuple(range(x.ndim)))) <= largest
+
+    def dropped(n: int, _: int) -> bool:
+        assert keep is not None
+        return not keep.flat[n]
+
+    source = scan(predictor, rows, columns, match, match if keep is None else dropped)
+    return np.array(source, np.int32).reshape(rows, columns)
+
+
+def channels(image: Image) -> int:
+    """Samples per pixel."""
+    return image.shape[2] if image.ndim == 3 else 1
+
+
+def block_at(image: Image, n: int, block: int) -> Image:
+    """View of block n, (B, B[, 3])."""
+    row, column = divmod(n, image.shape[1] // block)
+    return image[row * block : (row + 1) * block, column * block : (column + 1) * block]
+
+
+def in_blocks(image: Image, block: int) -> Image:
+    """View of an image (H, W[, channels]) as (R, C, B, B, channels)."""
+    rows, columns = image.shape[0] // block, image.shape[1] // block
+    return image.reshape(rows, block, columns, block, channels(image)).swapaxes(1, 2)
+
+
+def _with_contiguous_rows(image: Image) -> Image:
+    """`image` itself if each row of pixels is one stretch of bytes, as in any crop; else a copy."""
+    pixel = channels(image)
+    inner = (1,) if image.ndim == 2 else (pixel, 1)
+    if image.strides[1:] == inner and image.strides[0] >= image.shape[1] * pixel:
+        return image
+    return np.ascontiguousarray(image)

@@ -1,0 +1,142 @@
+"""Machine code of the kernels, made once on a machine and stored as an object file.
+
+numba's own cache still makes each process import numba, which takes longer than a hundred
+selections. An object file needs only llvmlite, the library under numba: a first call in a fresh
+process costs some 50 ms. It is looked for beside the package, then in the user's cache folder; it
+is written to the first of the two that can be written, and where none can, each process compiles
+for itself.
+
+The file name holds a digest of all that decides the code: kernel source, llvmlite, CPU and its
+features. The file starts with a digest of the code that follows, and is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import platformdirs
+
+_log = logging.getLogger("pixelprune")
+_lock = threading.Lock()
+_engines: list[llvm.ExecutionEngine] = []
+_SYMBOL = "pixelprune_scan"
+_SOURCE = Path(__file__).with_name("_kernels.py")
+_DIGEST_BYTES = 32
+
+_pointer, _int = ctypes.c_void_p, ctypes.c_int64
+# The arguments are described at SIGNATURE in _kernels.py. ctypes releases the GIL during the call.
+_PROTOTYPE = ctypes.CFUNCTYPE(None, _pointer, *[_int] * 9, *[_pointer] * 4)
+
+
+def scan_function() -> Callable[..., None]:
+    """The compiled `pixelprune._kernels.scan`, as a ctypes function; thread-safe."""
+    with _lock:
+        return _scan_function()
+
+
+@functools.cache
+def _scan_function() -> Callable[..., None]:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name = _file_name()
+    code = _read(name)
+    if code is None:
+        code = _compile()
+        _write(name, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    function = _PROTOTYPE(engine.get_function_address(_SYMBOL))
+    _engines.append(engine)  # the code lives as long as its engine
+    return function
+
+
+def _folders() -> list[Path]:
+    """Where the object file may lie, best first."""
+    return [_SOURCE.parent / "__pycache__", Path(platformdirs.user_cache_dir("pixelprune", appauthor=False))]
+
+
+def _file_name() -> str:
+    parts = (
+        _SOURCE.read_text(encoding="utf-8"),
+        Path(__file__).read_text(encoding="utf-8"),
+        llvmlite.__version__,
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+    )
+    return f"scan-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.o"
+
+
+def _read(name: str) -> bytes | None:
+    for folder in _folders():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            continue
+        digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
+        _log.warning("%s is damaged and will be made anew", folder / name)
+    return None
+
+
+def _write(name: str, code: bytes) -> None:
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / name, hashlib.sha256(code).digest() + code)
+        except OSError:
+            continue
+        return
+    _log.warning(
+        "the compiled kernels could be stored in none of %s; every process will compile them again (a few seconds)",
+        ", ".join(str(folder) for folder in _folders()),
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write in one step: processes that start at the same time never read half a file."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        part.write_bytes(data)
+        os.replace(part, path)
+
+
+def _target_machine() -> llvm.TargetMachine:
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
+
+
+def _compile() -> bytes:
+    """Object code of the scan, made by numba for this CPU."""
+    from pixelprune import _kernels
+
+    module = llvm.parse_assembly(_kernels.scan.inspect_llvm())
+    for function in module.functions:
+        if function.name == _kernels.scan.native_name:
+            function.name = _SYMBOL
+        elif not function.is_declaration:
+            # With only the entry visible from outside, LLVM sees that nothing here raises, and
+            # drops numba's error handling with all it needs from numba's own library.
+            function.linkage = llvm.Linkage.internal
+    machine = _target_machine()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(module, passes)
+    foreign = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    assert set(foreign) <= {"memset", "memcpy", "memcmp", "bcmp"}, foreign
+    return bytes(machine.emit_object(module))

@@ -1,0 +1,179 @@
+"""Which blocks of an image to keep: `select` and the `Selection` that it returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelprune import predictors
+from pixelprune._engine import Image, Source, block_at, channels, find_sources
+from pixelprune.config import PruneConfig
+from pixelprune.metrics import on_unit_scale, totals
+
+# Steps of τ that a budget tries, per grey level. Only for "max" do thresholds between two grey
+# levels select the same.
+_STEPS_PER_LEVEL = {"max": 1, "mae": 16, "rmse": 16}
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which blocks of one image are kept, and how the others are rebuilt.
+
+    Attributes:
+        keep: bool (R, C), True where the block is kept.
+        source: int32 (R, C), row-major index of the kept block that rebuilds each block; a kept
+            block is its own source.
+        block: B, side of a block in pixels.
+        threshold: τ in force, in [0, 1]; with a budget it can be above the configured one.
+        budget_met: whether at most `max_tokens` blocks are kept; True if there is no budget.
+    """
+
+    keep: npt.NDArray[np.bool_]
+    source: Source
+    block: int
+    threshold: float
+    budget_met: bool = True
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(R, C), rows and columns of blocks."""
+        rows, columns = self.keep.shape
+        return rows, columns
+
+    @property
+    def total(self) -> int:
+        """N = R·C, the blocks of the image: the visual tokens without pruning."""
+        return self.keep.size
+
+    @property
+    def kept(self) -> int:
+        """K, the kept blocks: the visual tokens that are left."""
+        return int(np.count_nonzero(self.keep))
+
+    @property
+    def retain_ratio(self) -> float:
+        """K / N."""
+        return self.kept / self.total
+
+    @property
+    def indices(self) -> npt.NDArray[np.intp]:
+        """Row-major indices of the kept blocks, ascending, (K,)."""
+        return np.flatnonzero(self.keep)
+
+
+def select(image: Image, config: PruneConfig | None = None, *, block: int = 32) -> Selection:
+    """Find the blocks that a decoder could not rebuild from the others, and keep those.
+
+    Each B × B block is predicted from blocks scanned before it, and dropped if it is within
+    τ = `config.threshold` of what the prediction is rebuilt as (the paper's Pred-2D rule, or
+    another one of `pixelprune.predictors`). At τ = 0 only equal pixels match. The image is
+    compared as it lies in memory, in integers; above it, memory is needed for (R, C) arrays only,
+    unless its rows are not contiguous (a flipped or transposed view is copied first).
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W), sides multiples of `block`: what the model would see,
+            after its own resize.
+        config: what may be dropped; by default τ = 0.
+        block: B in pixels, patch side times merge size: 32 for Qwen3-VL, 28 for Qwen2.5-VL.
+
+    Returns:
+        The selection, its arrays of shape (R, C) = (H / block, W / block).
+
+    Raises:
+        ValueError: the image, `config` or `block` is not as described.
+
+    The call releases the GIL while it compares, so threads run side by side.
+
+    Example:
+        >>> import numpy as np
+        >>> page = np.full((64, 96, 3), 255, np.uint8)
+        >>> page[40:50, 40:50] = 0
+        >>> selection = select(page)
+        >>> selection.keep.astype(int)
+        array([[1, 0, 0],
+               [0, 1, 1]])
+        >>> selection.source
+        array([[0, 0, 0],
+               [0, 4, 5]], dtype=int32)
+        >>> selection.kept, selection.total, selection.retain_ratio
+        (3, 6, 0.5)
+    """
+    config = check_config(config)
+    check_image(image, block)
+    selection = _select_at(config.threshold, image, config, block)
+    if config.max_tokens is None or selection.kept <= config.max_tokens:
+        return selection
+    for threshold in _ladder(config):
+        selection = _select_at(threshold, image, config, block)
+        if selection.kept <= config.max_tokens:
+            return selection
+    return replace(selection, budget_met=False)
+
+
+def largest_error(image: Image, selection: Selection, metric: str = "max") -> float:
+    """The largest distance between a block and what rebuilds it, on the [0, 1] scale.
+
+    Computed in plain numpy, apart from the code that selected. For a selection made by `select`
+    in the same metric it is at most `selection.threshold` (Proposition 2).
+    """
+    source = selection.source.ravel()
+    worst = 0
+    for n in np.flatnonzero(~selection.keep):
+        x = block_at(image, int(n), selection.block)
+        y = block_at(image, int(source[n]), selection.block)
+        worst = max(worst, int(totals(x, y, metric, tuple(range(x.ndim)))))
+    return on_unit_scale(worst, metric, selection.block**2 * channels(image))
+
+
+def _select_at(threshold: float, image: Image, config: PruneConfig, block: int) -> Selection:
+    predictor = predictors.get(config.predictor)
+    source = find_sources(image, block, predictor, threshold, config.metric)
+    keep = source.ravel() == np.arange(source.size, dtype=np.int32)
+    return Selection(keep.reshape(source.shape), source, block, threshold)
+
+
+def _ladder(config: PruneConfig) -> Iterator[float]:
+    """The thresholds that a budget tries, ascending: above `threshold`, up to `max_threshold`.
+
+    Each is tried in turn since the count need not fall steadily: a larger τ also changes what is
+    predicted from what, so bisection could miss the smallest τ that meets the budget.
+    """
+    steps = 255 * _STEPS_PER_LEVEL[config.metric]
+    first = math.floor(config.threshold * steps * (1 + 1e-12)) + 1
+    last = math.floor(config.max_threshold * steps * (1 + 1e-12))
+    for step in range(first, last + 1):
+        yield step / steps
+    if config.max_threshold > max(config.threshold, last / steps):
+        yield config.max_threshold
+
+
+def check_config(config: Any) -> PruneConfig:
+    """`config`, or the default for None; a ValueError for anything else."""
+    if config is None:
+        return PruneConfig()
+    if not isinstance(config, PruneConfig):
+        raise ValueError(f"config must be a PruneConfig, got {config!r}; build one with PruneConfig.from_dict")
+    return config
+
+
+def check_image(image: Any, block: Any) -> None:
+    """Raise a ValueError unless `image` can be cut into blocks as it is."""
+    if not isinstance(block, int | np.integer) or isinstance(block, bool) or block < 1:
+        raise ValueError(f"block must be a whole number of pixels of at least 1, got {block!r}")
+    way_out = "pixelprune.fit_image makes such an array from any image"
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image must be a numpy array, got {type(image).__name__}; {way_out}")
+    if image.dtype != np.uint8:
+        raise ValueError(f"image must be uint8, got {image.dtype}; {way_out}")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image must have shape (H, W, 3) or (H, W), got {image.shape}; {way_out}")
+    height, width = image.shape[:2]
+    if not height or not width or height % block or width % block:
+        raise ValueError(
+            f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width}; {way_out}"
+        )

@@ -1,0 +1,112 @@
+"""Sizes and pixels against the image processors of transformers themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pixelprune import fit_image, load_image, models
+from pixelprune.samples import sample_path
+
+transformers = pytest.importorskip("transformers", reason="the image processors to compare with are in transformers")
+
+
+def processor(name: str) -> Any:
+    """The image processor of a family, set up as its published files set it up."""
+    preset = models.preset(name)
+    if name.startswith("glm"):
+        from transformers.models.glm4v.image_processing_glm4v import Glm4vImageProcessor
+        from transformers.models.glm46v.image_processing_glm46v import Glm46VImageProcessor
+
+        kind = Glm4vImageProcessor if name == "glm-4v" else Glm46VImageProcessor
+        frames = 2
+    elif name.startswith("paddle"):
+        from transformers.models.paddleocr_vl.image_processing_paddleocr_vl import PaddleOCRVLImageProcessor
+
+        kind, frames = PaddleOCRVLImageProcessor, 1
+    else:
+        from transformers import Qwen2VLImageProcessor
+
+        kind, frames = Qwen2VLImageProcessor, 1
+    size = {"shortest_edge": frames * preset.min_pixels, "longest_edge": frames * preset.max_pixels}
+    return kind(patch_size=preset.patch, merge_size=preset.merge, size=size)
+
+
+def size_by_processor(name: str, image: PIL.Image.Image) -> tuple[int, int]:
+    done = processor(name)(images=[image], return_tensors="pt")
+    _, rows, columns = done["image_grid_thw"][0].tolist()
+    return rows * models.preset(name).patch, columns * models.preset(name).patch
+
+
+def _sizes() -> list[tuple[int, int]]:
+    rng = np.random.default_rng(0)
+    drawn = np.exp(rng.uniform(np.log(2), np.log(6000), (400, 2))).astype(int)
+    near = [(32 * n + d, 28 * n - d) for n in range(2, 40, 7) for d in (0, 1, 14, 16, 15)]
+    return [(int(h), int(w)) for h, w in [*drawn, *near] if max(h, w) / min(h, w) <= 200]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_sizes_equal_the_processors_own(name: str) -> None:
+    preset = models.preset(name)
+    module = __import__(processor(name).__module__, fromlist=["smart_resize"])
+    for height, width in _sizes():
+        bounds = {"factor": preset.block, "min_pixels": preset.min_pixels, "max_pixels": preset.max_pixels}
+        if name.startswith("glm"):
+            bounds |= {"min_pixels": 2 * preset.min_pixels, "max_pixels": 2 * preset.max_pixels}
+            expected = module.smart_resize(2, height, width, **bounds)
+        else:
+            expected = module.smart_resize(height, width, **bounds)
+        assert preset.fit_size(height, width) == tuple(expected), (height, width)
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("size", [(1191, 1684), (300, 40), (13, 500), (2400, 1800)])
+def test_a_processor_gives_the_same_grid_and_nearly_the_same_pixels(name: str, size: tuple[int, int]) -> None:
+    image = PIL.Image.open(sample_path("page")).resize(size)
+    fitted = fit_image(image, name)
+    assert fitted.shape[:2] == size_by_processor(name, image)
+    preset, made = models.preset(name), processor(name)
+    patches = made(images=[image], return_tensors="pt", do_rescale=False, do_normalize=False)["pixel_values"]
+    theirs = patches.reshape(len(patches), 3, -1, preset.patch, preset.patch)[:, :, 0].to(int).numpy()
+    rows, columns = (side // preset.patch for side in fitted.shape[:2])
+    ours = fitted.reshape(rows, preset.patch, columns, preset.patch, 3).transpose(0, 2, 4, 1, 3).astype(int)
+    if not name.startswith("paddle"):  # which keeps its patches row by row
+        merge = preset.merge
+        ours = ours.reshape(rows // merge, merge, columns // merge, merge, *ours.shape[2:]).swapaxes(1, 2)
+    difference = np.abs(ours.reshape(theirs.shape) - theirs)
+    # torchvision and Pillow round differently; at some sizes a few samples near edges differ more.
+    assert difference.mean() < 0.2
+    assert (difference > 1).mean() < 0.01
+
+
+def test_published_bounds_of_the_qwen_line() -> None:
+    assert (models.preset("qwen3-vl").block, models.preset("qwen2.5-vl").block) == (32, 28)
+    assert models.preset("qwen3-vl").fit_size(20000, 20000) == (4096, 4096)
+    assert models.preset("qwen3.5").fit_size(10, 10) == (256, 256)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_extreme_shapes_are_refused_as_the_processors_do(name: str) -> None:
+    preset = models.preset(name)
+    with pytest.raises(
+        ValueError, match=r"image must have an aspect ratio of at most 200:1, got 201:1; .* crop or split"
+    ):
+        preset.fit_size(201 * 40, 40)
+    assert min(preset.fit_size(200 * 40, 40)) >= preset.block
+
+
+def test_a_preset_of_ones_own() -> None:
+    small = replace(models.preset("qwen3-vl"), name="mine", max_pixels=512 * 512)
+    height, width, _ = fit_image(load_image(sample_path("page")), small).shape
+    assert height * width <= 512 * 512
+    assert height % 32 == width % 32 == 0
+
+
+@pytest.mark.parametrize("model", ["gpt", None, 3, []])
+def test_unknown_models(model: object) -> None:
+    with pytest.raises(ValueError, match=r"model must be one of qwen2-vl, .*paddleocr-vl or a ModelPreset, got"):
+        models.preset(model)  # type: ignore[arg-type]
