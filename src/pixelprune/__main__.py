@@ -1,0 +1,5 @@
+"""`python -m pixelprune`."""
+
+from pixelprune.cli import main
+
+main()

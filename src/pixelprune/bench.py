@@ -1,0 +1,170 @@
+"""How long a selection takes, side by side with copying the image and with float torch code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from pixelprune._engine import Image
+from pixelprune.config import PruneConfig
+from pixelprune.selection import select
+
+SIDES = (1024, 2048, 4096)
+BLOCK = 32
+
+
+def machine() -> dict[str, Any]:
+    """Where and when this runs."""
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
+    """Median milliseconds of each contender on `image` at side × side pixels, on one thread.
+
+    Contenders take turns within each round, so that a slow moment hits all of them; two rounds of
+    warm-up are thrown away. ``photo_*`` runs on an image from which nothing can be dropped.
+
+    Returns:
+        Milliseconds by contender; ``torch`` is left out if torch is not installed.
+    """
+    page = _square(image, side)
+    photo = photograph(side)
+    exact, bounded = PruneConfig(), PruneConfig(threshold=0.02)
+    contenders: dict[str, Callable[[], object]] = {
+        "copy": lambda: page.copy(),
+        "exact": lambda: select(page, exact),
+        "bounded": lambda: select(page, bounded),
+        "photo_exact": lambda: select(photo, exact),
+        "photo_bounded": lambda: select(photo, bounded),
+    }
+    result = _medians(contenders, rounds)
+    result["retain_ratio"] = select(page, exact).retain_ratio
+    if find_spec("torch"):
+        result["torch"] = _bench_torch(page)
+    return result
+
+
+def bench_threads(image: Image, side: int = 2048, repeats: int = 100) -> dict[str, float]:
+    """Selections a second on one thread, and on as many threads as there are cores."""
+    page = _square(image, side)
+    select(page)
+    threads = os.cpu_count() or 1
+    rates = {}
+    for count in (1, threads):
+        with ThreadPoolExecutor(count) as pool:
+            start = time.perf_counter()
+            list(pool.map(select, [page] * repeats * count))
+            rates[count] = repeats * count / (time.perf_counter() - start)
+    return {"threads": threads, "one_per_s": rates[1], "all_per_s": rates[threads]}
+
+
+def bench_startup(rounds: int = 7) -> dict[str, float]:
+    """Median milliseconds of `import pixelprune`, then of a first call, each in a fresh process."""
+    script = (
+        "import time; start = time.perf_counter(); import pixelprune; loaded = time.perf_counter();"
+        "import numpy, sys; page = numpy.full((1024, 1024, 3), 255, numpy.uint8); ready = time.perf_counter();"
+        "pixelprune.select(page); done = time.perf_counter();"
+        "assert 'torch' not in sys.modules and 'numba' not in sys.modules;"
+        "print((loaded - start) * 1e3, (done - ready) * 1e3)"
+    )
+    select(np.zeros((BLOCK, BLOCK, 3), np.uint8))  # the kernels are compiled and stored by now
+    runs = [
+        [float(value) for value in subprocess.check_output([sys.executable, "-c", script], text=True).split()]
+        for _ in range(rounds + 1)
+    ][1:]
+    imports, calls = zip(*runs, strict=True)
+    return {"import": statistics.median(imports), "first_call": statistics.median(calls)}
+
+
+def photograph(side: int, seed: int = 0) -> Image:
+    """An image with the smooth shades and the grain of a photograph, uint8 (side, side, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 216, (side // 64, side // 64, 3), np.uint8)
+    shades = PIL.Image.fromarray(coarse).resize((side, side), PIL.Image.Resampling.BICUBIC)
+    grain = rng.normal(0, 3, (side, side, 1)).astype(np.float32)
+    return (np.asarray(shades) + grain).clip(0, 255).astype(np.uint8)
+
+
+def float_torch_keep(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
+    """Pred-2D at τ = 0 the way research code has it: on normalised float32 patches, in torch.
+
+    The image is cut into patches in the order of Qwen-style processors, (R, C, m, m) then
+    (channel, T, P, P) with T = 2 equal frames, then all comparisons are made at once.
+
+    Returns:
+        keep, a bool tensor (R, C).
+    """
+    import torch
+
+    merge, (height, width) = block // patch, image.shape[:2]
+    rows, columns = height // block, width // block
+    values = torch.from_numpy(image).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+    values = values.expand(2, 3, height, width)
+    cut = values.reshape(2, 3, rows, merge, patch, columns, merge, patch)
+    blocks = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows, columns, -1)
+    left = torch.zeros(rows, columns, dtype=torch.bool)
+    upper = torch.zeros(rows, columns, dtype=torch.bool)
+    left[:, 1:] = (blocks[:, 1:] == blocks[:, :-1]).all(-1)
+    upper[1:] = (blocks[1:] == blocks[:-1]).all(-1)
+    drop = left.clone()
+    drop[1:, 0] = upper[1:, 0]
+    from_above = upper[1:, :-1] & ~left[:-1, 1:]
+    drop[1:, 1:] = torch.where(from_above, upper[1:, 1:], left[1:, 1:])
+    return ~drop
+
+
+def _bench_torch(page: Image) -> float:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _medians({"torch": lambda: float_torch_keep(page)}, rounds=5)["torch"]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _medians(contenders: dict[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(warm_up + rounds):
+            for name, run in contenders.items():
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return {name: 1e3 * statistics.median(taken[warm_up:]) for name, taken in times.items()}
+
+
+def _square(image: Image, side: int) -> Image:
+    return np.array(PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.BICUBIC))
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

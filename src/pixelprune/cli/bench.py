@@ -1,0 +1,86 @@
+"""`pixelprune bench`: measurements that anyone can repeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pixelprune import bench
+from pixelprune.cli import _common as common
+from pixelprune.images import ImageError, load_image
+from pixelprune.samples import sample_path
+
+app = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+
+
+@app.callback()
+def _bench() -> None:
+    pass
+
+
+@app.command("select")
+def bench_select(
+    image: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The page to resize and select from; default: the sample page.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds; the median counts.")] = 21,
+    as_json: common.AsJson = False,
+) -> None:
+    """Time a selection against copying the image, and against float torch code if torch is installed."""
+    try:
+        page = load_image(image or sample_path("page"))
+    except ImageError as error:
+        common.refuse(error)
+    common.prepare_kernels()
+    with common.err.status("Measuring…"):
+        result = {
+            "machine": bench.machine(),
+            "milliseconds": {str(side): bench.bench_select(page, side, rounds) for side in bench.SIDES},
+            "threads": bench.bench_threads(page),
+            "startup_milliseconds": bench.bench_startup(),
+        }
+    if as_json:
+        common.print_json(result)
+    else:
+        _print(result)
+
+
+_LABELS = {
+    "copy": "copy of the image",
+    "exact": "select, τ = 0",
+    "bounded": "select, τ = 0.02",
+    "photo_exact": "select a photograph, τ = 0",
+    "photo_bounded": "select a photograph, τ = 0.02",
+    "torch": "float torch, τ = 0",
+}
+
+
+def _print(result: dict[str, Any]) -> None:
+    where = result["machine"]
+    right: dict[str, Any] = {"justify": "right"}
+    sides = result["milliseconds"]
+    headings = [(f"{side}²", right) for side in sides]
+    table = common.new_table(
+        f"Median ms, one thread, and × the copy; {where['cpu']}, {where['date']}", ("", {}), *headings
+    )
+    for name, label in _LABELS.items():
+        cells = []
+        for times in sides.values():
+            if name in times:
+                cells.append(f"{times[name]:.3f}  [dim]{times[name] / times['copy']:>8.2f} ×[/]")
+        if cells:
+            table.add_row(label, *cells)
+    if all("torch" in times for times in sides.values()):
+        table.add_row("float torch / select, τ = 0", *(f"{t['torch'] / t['exact']:.0f} ×" for t in sides.values()))
+        table.add_row("float torch / select, τ = 0.02", *(f"{t['torch'] / t['bounded']:.0f} ×" for t in sides.values()))
+    common.print_table(table)
+    threads, startup = result["threads"], result["startup_milliseconds"]
+    common.out.print(
+        f"\n{threads['threads']} threads: {threads['all_per_s'] / threads['one_per_s']:.2f} × the selections of one\n"
+        f"import pixelprune: {startup['import']:.0f} ms; first call in a fresh process: {startup['first_call']:.0f} ms",
+        highlight=False,
+    )
+    if not any("torch" in times for times in sides.values()):
+        common.out.print("torch is not installed, so its rows are left out.", highlight=False)

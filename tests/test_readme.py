@@ -1,0 +1,50 @@
+"""What the README says is run, and what it counts is counted again."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pixelprune.samples import sample_path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(sample_path("page"), tmp_path / "page.png")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert re.fullmatch(r"\d+ of 1961\n", capsys.readouterr().out)
+    assert names["restored"].shape == names["image"].shape  # type: ignore[attr-defined]
+
+
+def test_sample_table_is_what_the_script_counts() -> None:
+    table = runpy.run_path(str(ROOT / "scripts" / "make_figures.py"))["samples_table"]()
+    assert table in README
+
+
+def test_benchmark_table_stands_in_both_pages() -> None:
+    tables = [
+        re.search(r"<!-- bench -->\n(.*?)<!-- /bench -->", text, re.DOTALL)
+        for text in (README, (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8"))
+    ]
+    assert tables[0]
+    assert tables[1]
+    assert tables[0][1] == tables[1][1]
+    assert "4096²" in tables[0][1]
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
