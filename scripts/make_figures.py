@@ -1,0 +1,121 @@
+"""Make the picture and the tables of README.md and docs/benchmark.md.
+
+    python scripts/make_figures.py [picture] [samples] [bench]
+
+Tables stand between a pair of HTML comments that name them, and are replaced in place. `bench`
+measures this machine, so run nothing else beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from PIL import ImageDraw
+
+import pixelprune
+import pixelprune.models
+from pixelprune.overlay import overlay
+from pixelprune.samples import SAMPLES, sample_path
+
+ROOT = Path(__file__).resolve().parent.parent
+README, BENCHMARK = ROOT / "README.md", ROOT / "docs" / "benchmark.md"
+PICTURE = ROOT / "docs" / "images" / "page.png"
+
+
+def picture() -> None:
+    """The top of the sample page, as it is and as it is kept, side by side."""
+    image = pixelprune.fit_image(pixelprune.load_image(sample_path("page")), "qwen3-vl")
+    kept = overlay(image, pixelprune.select(image))
+    gap, (width, height) = 24, (image.shape[1], 1120)
+    sheet = PIL.Image.new("RGB", (2 * width + gap, height), "white")
+    sheet.paste(PIL.Image.fromarray(image), (0, 0))
+    sheet.paste(kept, (width + gap, 0))
+    PICTURE.parent.mkdir(exist_ok=True)
+    ImageDraw.Draw(sheet).rectangle((0, 0, width - 1, height - 1), outline="#c9ced8", width=2)
+    half = (sheet.width // 2, sheet.height // 2)
+    sheet.resize(half, PIL.Image.Resampling.LANCZOS).quantize(128).save(PICTURE, optimize=True)
+
+
+def samples_table() -> str:
+    """What is kept of the shipped samples: the same on every machine."""
+    lines = [
+        "| sample | model | visual tokens | kept, τ = 0 | kept, τ = 0.02 | kept, τ = 0.02, rmse |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name in SAMPLES:
+        for model in ("qwen3-vl", "qwen2.5-vl"):
+            image = pixelprune.fit_image(pixelprune.load_image(sample_path(name)), model)
+            block = pixelprune.models.preset(model).block
+            configs = [pixelprune.PruneConfig(), pixelprune.PruneConfig(0.02), pixelprune.PruneConfig(0.02, "rmse")]
+            kept = [pixelprune.select(image, config, block=block) for config in configs]
+            cells = [f"{selection.kept:,} ({selection.retain_ratio:.3f})" for selection in kept]
+            lines.append(f"| {name} | {model} | {kept[0].total:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bench_table(result: dict[str, Any]) -> str:
+    """Times as multiples of copying the image, from the JSON of `pixelprune bench select`."""
+    sides = result["milliseconds"]
+    lines = ["| | " + " | ".join(f"{side}²" for side in sides) + " |", "|---|" + "---:|" * len(sides)]
+
+    def line(label: str, cells: list[str]) -> None:
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+
+    times = list(sides.values())
+    line("copying the image (`image.copy()`)", [f"{t['copy']:.3f} ms" for t in times])
+    for name, label in (
+        ("exact", "selecting from a page, τ = 0"),
+        ("bounded", "selecting from a page, τ = 0.02"),
+        ("photo_exact", "selecting from a photograph, τ = 0"),
+        ("photo_bounded", "selecting from a photograph, τ = 0.02"),
+        ("torch", "float torch code, τ = 0"),
+    ):
+        line(label, [f"{t[name] / t['copy']:.2f} × the copy" for t in times])
+    line("float torch code against selecting, τ = 0", [f"{t['torch'] / t['exact']:.0f} ×" for t in times])
+    line("float torch code against selecting, τ = 0.02", [f"{t['torch'] / t['bounded']:.0f} ×" for t in times])
+    return "\n".join(lines)
+
+
+def bench_notes(result: dict[str, Any]) -> str:
+    machine, threads, startup = result["machine"], result["threads"], result["startup_milliseconds"]
+    return (
+        f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"numpy {machine['numpy']}; medians of one run on one thread.\n\n"
+        f"- {threads['threads']} threads make {threads['all_per_s'] / threads['one_per_s']:.2f} × the selections of "
+        f"one thread (2048², τ = 0).\n"
+        f"- `import pixelprune`: {startup['import']:.0f} ms. First call in a fresh process, kernels already stored: "
+        f"{startup['first_call']:.0f} ms."
+    )
+
+
+def replace(path: Path, name: str, text: str) -> None:
+    """Put `text` between the comments that name it."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    content, count = pattern.subn(lambda match: match[1] + text + "\n" + match[2], path.read_text(encoding="utf-8"))
+    if count != 1:
+        sys.exit(f"make_figures: {path.name} must hold the comments of {name} once, found {count}")
+    path.write_text(content, encoding="utf-8")
+
+
+def main(names: list[str]) -> None:
+    wanted = names or ["picture", "samples", "bench"]
+    if "picture" in wanted:
+        picture()
+    if "samples" in wanted:
+        replace(README, "samples", samples_table())
+    if "bench" in wanted:
+        command = [sys.executable, "-m", "pixelprune", "bench", "select", "--json"]
+        result = json.loads(subprocess.check_output(command))
+        replace(BENCHMARK, "bench", bench_table(result))
+        replace(BENCHMARK, "notes", bench_notes(result))
+        replace(README, "bench", bench_table(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
