@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference import reference
 from strategies import METRICS, PREDICTORS, Case, cases
 
@@ -172,6 +173,22 @@ class TestBudget:
         assert selection.threshold == step / steps
         for smaller in range(step):
             assert select(crop, PruneConfig(smaller / steps, metric)).kept > budget, smaller
+
+    @pytest.mark.parametrize(("metric", "steps"), [("max", 255), ("mae", 255 * 16), ("rmse", 255 * 16)])
+    @given(case=cases(blocks=(1, 4), most=4), budget=st.integers(1, 16), level=st.integers(0, 6))
+    @settings(max_examples=60, deadline=None)
+    def test_any_budget(self, case: Case, budget: int, level: int, metric: str, steps: int) -> None:
+        start, largest = float(case.threshold), max(float(case.threshold), level / 255)
+        ladder = [start, *(step / steps for step in range(steps) if start < step / steps <= largest), largest]
+        within = [
+            threshold
+            for threshold in ladder
+            if select(case.image, PruneConfig(threshold, metric), block=case.block).kept <= budget
+        ]
+        config = PruneConfig(start, metric, max_tokens=budget, max_threshold=largest)
+        selection = select(case.image, config, block=case.block)
+        assert selection.budget_met == bool(within)
+        assert selection.threshold == (within[0] if within else largest)
 
     def test_no_search_if_the_threshold_is_enough(self, page: np.ndarray) -> None:
         selection = select(page, PruneConfig(threshold=0.013, max_tokens=page.size))

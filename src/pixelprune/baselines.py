@@ -17,7 +17,7 @@ from pixelprune.metrics import limit, totals
 from pixelprune.selection import Selection, select
 
 
-def random(image: Image, config: PruneConfig | None = None, *, block: int = 32, seed: int = 0) -> Selection:
+def random(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32, seed: int = 0) -> Selection:
     """Keep as many blocks as `select` keeps, at random places.
 
     A dropped block's `source` is the kept block before it in row-major order (the first one kept,
@@ -45,7 +45,7 @@ def random(image: Image, config: PruneConfig | None = None, *, block: int = 32, 
     return replace(selection, keep=keep.reshape(selection.grid), source=_shaped(kept[nearest], selection))
 
 
-def components(image: Image, config: PruneConfig | None = None, *, block: int = 32, seed: int = 0) -> Selection:
+def components(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32, seed: int = 0) -> Selection:
     """Keep at least one block of each 4-connected group of matching neighbours.
 
     Neighbours match if their pixels are within τ of each other. The first block of each group is
@@ -63,7 +63,6 @@ def components(image: Image, config: PruneConfig | None = None, *, block: int = 
         array([[0, 1, 2],
                [0, 1, 2]], dtype=int32)
     """
-    config = config or PruneConfig()
     selection = select(image, config, block=block)
     first = _groups(image, config.metric, selection.threshold, block).ravel()
     keep = first == np.arange(selection.total)

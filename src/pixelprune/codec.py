@@ -126,7 +126,7 @@ class Compressed:
             )
 
 
-def encode(image: Image, config: PruneConfig | None = None, *, block: int = 32) -> Compressed:
+def encode(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32) -> Compressed:
     """Keep the blocks that `select` keeps, and their positions.
 
     Args, Raises: as `pixelprune.select`.
@@ -147,7 +147,7 @@ def encode(image: Image, config: PruneConfig | None = None, *, block: int = 32) 
         blocks=in_blocks(image, block)[rows, columns],
         positions=selection.indices.astype(np.int32),
         grid=selection.grid,
-        config=config or PruneConfig(),
+        config=config,
         threshold=selection.threshold,
     )
 

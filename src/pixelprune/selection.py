@@ -66,7 +66,7 @@ class Selection:
         return np.flatnonzero(self.keep)
 
 
-def select(image: Image, config: PruneConfig | None = None, *, block: int = 32) -> Selection:
+def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32) -> Selection:
     """Find the blocks that a decoder could not rebuild from the others, and keep those.
 
     Each B × B block is predicted from blocks scanned before it, and dropped if it is within
@@ -103,7 +103,7 @@ def select(image: Image, config: PruneConfig | None = None, *, block: int = 32) 
         >>> selection.kept, selection.total, selection.retain_ratio
         (3, 6, 0.5)
     """
-    config = check_config(config)
+    check_config(config)
     check_image(image, block)
     selection = _select_at(config.threshold, image, config, block)
     if config.max_tokens is None or selection.kept <= config.max_tokens:
@@ -152,13 +152,10 @@ def _ladder(config: PruneConfig) -> Iterator[float]:
         yield config.max_threshold
 
 
-def check_config(config: Any) -> PruneConfig:
-    """`config`, or the default for None; a ValueError for anything else."""
-    if config is None:
-        return PruneConfig()
+def check_config(config: Any) -> None:
+    """Raise a ValueError unless `config` is a PruneConfig."""
     if not isinstance(config, PruneConfig):
         raise ValueError(f"config must be a PruneConfig, got {config!r}; build one with PruneConfig.from_dict")
-    return config
 
 
 def check_image(image: Any, block: Any) -> None:
