@@ -75,6 +75,7 @@ def bench_table(result: dict[str, Any]) -> str:
         ("photo_exact", "selecting from a photograph, τ = 0"),
         ("photo_bounded", "selecting from a photograph, τ = 0.02"),
         ("torch", "float torch code, τ = 0"),
+        ("torch_compare", "its comparisons alone, patches given"),
     ):
         line(label, [f"{t[name] / t['copy']:.2f} × the copy" for t in times])
     line("float torch code against selecting, τ = 0", [f"{t['torch'] / t['exact']:.0f} ×" for t in times])
@@ -87,8 +88,7 @@ def bench_notes(result: dict[str, Any]) -> str:
     return (
         f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
         f"numpy {machine['numpy']}; medians of one run on one thread.\n\n"
-        f"- {threads['threads']} threads make {threads['all_per_s'] / threads['one_per_s']:.2f} × the selections of "
-        f"one thread (2048², τ = 0).\n"
+        f"- {threads['threads']} threads make {threads['speed_up']:.2f} × the selections of one (2048², τ = 0).\n"
         f"- `import pixelprune`: {startup['import']:.0f} ms. First call in a fresh process, kernels already stored: "
         f"{startup['first_call']:.0f} ms."
     )

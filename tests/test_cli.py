@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,7 @@ class TestShow:
         for text in ("1191 × 1684", "1184 × 1696", f"{selection.total:,}", f"{selection.retain_ratio:.3f}", "2 images"):
             assert text in done.stdout
         for name, size in (("page", (1184, 1696)), ("screen", (1440, 896))):
-            with PIL.Image.open(tmp_path / "overlays" / f"{name}.png") as picture:
+            with PIL.Image.open(tmp_path / "overlays" / f"{name}.kept.png") as picture:
                 assert picture.size == size
 
     def test_json_holds_the_figures_of_the_library(self, tmp_path: Path) -> None:
@@ -80,7 +81,8 @@ class TestShow:
         assert 0 < met["threshold"] <= 12 / 255
         done = run("show", "noise.png", "--max-tokens", 100, "--max-threshold", 0.01, cwd=tmp_path)
         assert done.returncode == 0
-        assert "1 over the budget of 100 tokens at the largest τ allowed, 0.01; raise --max-threshold" in done.stdout
+        assert "1 of 1 (marked !) could not be brought to 100 tokens with τ up to 0.01; raise --max-" in done.stdout
+        assert "256 !" in done.stdout
 
     def test_folders_equal_names_and_pdf_pages(self, tmp_path: Path) -> None:
         for folder in ("a", "b"):
@@ -97,8 +99,54 @@ class TestShow:
             ("in/c.pdf", 2),
         ]
         pictures = sorted(file.name for file in (tmp_path / "overlays").iterdir())
-        assert pictures == ["c-page1.png", "c-page2.png", "s [x]-2.png", "s [x].png"]
+        assert pictures == ["c-page1.kept.png", "c-page2.kept.png", "s [x].kept.png", "s [x].png.kept.png"]
         assert "s [x].png" in run("show", "in", cwd=tmp_path).stdout
+
+    def test_folders_are_searched_for_what_a_person_would_want(self, tmp_path: Path) -> None:
+        for name in ("a.png", ".hidden.png", ".hidden/b.png", "deep/er/C.PNG", "notes.txt"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sample_path("screen"), tmp_path / name)
+        (tmp_path / "gone.png").symlink_to("nowhere.png")
+        for _ in range(2):  # the second time the pictures of the first are there, and are no input
+            result = run_json("show", ".", cwd=tmp_path, code=2)
+            assert [row["image"] for row in result["images"]] == ["a.png", "deep/er/C.PNG"]
+            assert result["errors"] == ["gone.png: no such file"]
+
+    def test_inputs_are_never_written_over(self, tmp_path: Path) -> None:
+        shutil.copy(sample_path("screen"), tmp_path / "a.png")
+        assert run("show", "a.png", "-o", ".", cwd=tmp_path).returncode == 0
+        assert (tmp_path / "a.png").read_bytes() == sample_path("screen").read_bytes()
+        assert (tmp_path / "a.kept.png").exists()
+
+    def test_odd_paths_are_a_line_each(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.png")
+        (tmp_path / "esc\x1b[31m :smile: \n.png").write_text("")
+        done = run("show", "", "a" * 300, "pipe.png", *tmp_path.glob("esc*"), sample_path("page"), cwd=tmp_path)
+        assert done.returncode == 2
+        assert "page.png" in done.stdout
+        lines = done.stderr.splitlines()
+        assert len(lines) == 4
+        for line, text in zip(lines, ("an empty path", "File name too long", "a pipe", "is empty"), strict=True):
+            assert text in line
+        assert r"esc\x1b[31m :smile: \n.png" in lines[3]
+
+    @pytest.mark.parametrize("columns", [60, 80, 100, 140])
+    def test_figures_are_whole_in_any_terminal(self, tmp_path: Path, columns: int) -> None:
+        command = f"stty cols {columns}; {COMMAND} show {sample_path('page')} {sample_path('screen')}"
+        done = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=tmp_path, capture_output=True, text=True)
+        for text in ("1,961", "965", "0.492", "retain ratio", "2 images"):
+            assert text in done.stdout
+        assert "…" not in done.stdout.partition("What qwen3-vl")[2]
+
+    def test_output_that_cannot_show_or_hold_it(self, tmp_path: Path) -> None:
+        command = [COMMAND, "show", sample_path("page")]
+        ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, cwd=tmp_path, env=ascii_only, capture_output=True)
+        assert done.returncode == 0
+        assert b"retain ratio  ?" in done.stdout
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (2, b"error [Errno 28] No space left on device\n")
 
     def test_bad_files_never_stop_the_rest(self, tmp_path: Path) -> None:
         for name, (make, _) in BAD_FILES.items():
@@ -128,9 +176,9 @@ class TestShow:
             (["--metric", "l2"], "metric must be one of 'max', 'mae', 'rmse', got 'l2'"),
             (["--predictor", "x"], "predictor must be one of 'pred2d', 'raster', 'serpentine', got 'x'"),
             (["--model", "gpt"], "model must be one of qwen2-vl"),
-            (["--max-tokens", "0"], "max_tokens must be a whole number of at least 1"),
+            (["--max-tokens", "0"], "--max-tokens must be a whole number of at least 1"),
             (["--threshold", "half"], "--threshold"),
-            (["-o", "file/below"], "file"),
+            (["-o", "file/below"], "file/below: Not a directory"),
         ],
     )
     def test_options_that_cannot_be_used(self, tmp_path: Path, options: list[str], text: str) -> None:
@@ -141,11 +189,10 @@ class TestShow:
         assert done.stdout == ""
 
     def test_a_picture_that_cannot_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "overlays" / "page.png").mkdir(parents=True)
-        done = run("show", sample_path("page"), sample_path("screen"), cwd=tmp_path)
-        assert done.returncode == 2
-        assert "page.png" in done.stderr
-        assert "screen.png" in done.stdout
+        (tmp_path / "overlays" / "page.kept.png").mkdir(parents=True)
+        result = run_json("show", sample_path("page"), sample_path("screen"), cwd=tmp_path, code=2)
+        assert result["errors"] == ["overlays/page.kept.png: Is a directory"]
+        assert [row["overlay"] for row in result["images"]] == [None, "overlays/screen.kept.png"]
 
     def test_interrupted_it_prints_what_it_has(self, tmp_path: Path) -> None:
         for number in range(60):
@@ -172,13 +219,15 @@ class TestVerify:
         assert all(check["largest_error"] <= check["config"]["threshold"] for check in result["checks"])
         done = run("verify", sample_path("page"), cwd=tmp_path)
         assert done.returncode == 0
-        assert "12 checks on 1 images" in done.stdout
+        assert "12 checks on 1 image  " in done.stdout
         assert done.stdout.count("1 of 1") == 12
 
     def test_bad_files_and_options(self, tmp_path: Path) -> None:
         result = run_json("verify", "none.png", sample_path("screen"), cwd=tmp_path, code=2)
         assert result["errors"] == ["none.png: no such file"]
         assert len(result["checks"]) == 12
+        result = run_json("verify", "none.png", cwd=tmp_path, code=2)
+        assert (result["holds"], result["checks"]) == (False, [])
         for threshold, text in ((2, "threshold must be a number in [0, 1]"), (0, "threshold must be above 0 here")):
             done = run("verify", sample_path("page"), "--threshold", threshold, cwd=tmp_path)
             assert done.returncode == 2

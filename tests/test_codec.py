@@ -59,6 +59,19 @@ def test_a_budget_decodes_with_the_threshold_in_force(page: np.ndarray) -> None:
     assert 0 < error <= round(compressed.threshold * 255)
 
 
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_decoding_without_the_first_block(page: np.ndarray, predictor: str) -> None:
+    compressed = encode(page, PruneConfig(0.02, predictor=predictor))
+    beheaded = replace(compressed, blocks=compressed.blocks[1:], positions=compressed.positions[1:])
+    with pytest.raises(ValueError, match=f"compressed must hold the blocks that '{predictor}' starts from"):
+        decode(beheaded)
+
+
+def test_decoding_something_else() -> None:
+    with pytest.raises(ValueError, match="compressed must be a Compressed, got NoneType; encode makes one"):
+        decode(None)  # type: ignore[arg-type]
+
+
 def test_holds_kept_blocks_and_positions_only(page: np.ndarray) -> None:
     compressed, selection = encode(page), select(page)
     assert compressed.blocks.shape == (selection.kept, 32, 32, 3)
@@ -101,7 +114,7 @@ class TestFile:
         data = path.read_bytes()
         for length in range(0, len(data), max(1, len(data) // 200)):
             path.write_bytes(data[:length])
-            with pytest.raises(ValueError, match="not a readable PixelPrune file"):
+            with pytest.raises(ValueError, match="not a readable PixelPrune file: "):
                 Compressed.load(path)
 
     def test_any_flipped_byte_is_noticed_or_harmless(self, path: Path) -> None:
@@ -143,9 +156,9 @@ class TestFile:
                 {"config": {"predictor": "mine"}},
                 "predictor must be one of 'pred2d', 'raster', 'serpentine', got 'mine'",
             ),
-            ({"grid": [0, 8]}, "grid must be two numbers of at least 1"),
-            ({"grid": [1, 2]}, "ascend to at most 1"),
-            ({"threshold": 7}, r"threshold must be in \[0, 1\], got 7"),
+            ({"grid": [0, 8]}, "grid must be two whole numbers of at least 1"),
+            ({"grid": [1, 2]}, "ascend within 0 to 1"),
+            ({"threshold": 7}, r"threshold must be a number in \[0, 1\], got 7"),
         ],
     )
     def test_header_that_does_not_fit(self, path: Path, change: dict[str, object], text: str) -> None:
@@ -163,6 +176,14 @@ class TestFile:
             Compressed.load(tmp_path / "none")
         with pytest.raises(FileNotFoundError):
             encode(page).save(tmp_path / "no folder" / "file")
+
+    def test_nothing_else_is_touched(self, path: Path, page: np.ndarray) -> None:
+        neighbours = [path.with_name(path.name + suffix) for suffix in (".part", ".tmp")]
+        for neighbour in neighbours:
+            neighbour.write_text("mine")
+        encode(page[:64]).save(path)
+        assert [neighbour.read_text() for neighbour in neighbours] == ["mine", "mine"]
+        assert len(list(path.parent.iterdir())) == 3
 
     def test_a_failed_save_leaves_the_old_file(
         self, path: Path, page: np.ndarray, monkeypatch: pytest.MonkeyPatch
@@ -182,9 +203,15 @@ class TestFile:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"positions": np.array([1, 2, 3], np.int32)}, "positions must start with 0 and ascend to at most 5"),
-        ({"positions": np.array([0, 4, 4], np.int32)}, "positions must start with 0 and ascend"),
-        ({"positions": np.array([0, 4, 6], np.int32)}, "ascend to at most 5"),
+        ({"positions": np.array([-1, 2, 3], np.int32)}, "positions must ascend within 0 to 5"),
+        ({"positions": np.array([0, 4, 4], np.int32)}, "positions must ascend within 0 to 5"),
+        ({"positions": np.array([0, 4, 6], np.int32)}, "positions must ascend within 0 to 5"),
+        ({"positions": [0, 4, 5]}, "positions must be a numpy array, got list"),
+        ({"grid": (2.0, 3)}, "grid must be two whole numbers"),
+        ({"positions": np.array([0, 2**31 - 1, -(2**31)], np.int32)}, "positions must ascend within 0 to 5"),
+        ({"grid": (2**16, 2**16)}, "grid must have at most 2147483647 blocks"),
+        ({"config": {}}, "config must be a PruneConfig, got {}"),
+        ({"threshold": "0"}, r"threshold must be a number in \[0, 1\], got '0'"),
         ({"positions": np.array([0, 4], np.int32)}, r"positions must be int32 \(3,\), got int32 \(2,\)"),
         ({"positions": np.array([0, 4, 5])}, "positions must be int32"),
         ({"blocks": np.zeros((3, 32, 16, 3), np.uint8)}, r"blocks must be uint8 \(K, B, B, channels\)"),

@@ -29,6 +29,7 @@ def test_numbers_of_other_types_become_plain_ones() -> None:
     config = PruneConfig(threshold=np.float32(0.5), max_tokens=np.int64(7), max_threshold=1)
     assert [type(value) for value in (config.threshold, config.max_tokens, config.max_threshold)] == [float, int, float]
     json.loads(config.to_json())
+    assert PruneConfig(threshold=-0.0).to_json() == PruneConfig().to_json()
 
 
 def test_is_frozen_and_hashable() -> None:
@@ -46,10 +47,12 @@ def test_is_frozen_and_hashable() -> None:
         ({"threshold": float("nan")}, r"threshold must be a number in \[0, 1\], got nan$"),
         ({"threshold": float("inf")}, r"threshold must be a number in \[0, 1\], got inf$"),
         ({"threshold": "0.1"}, r"threshold must be a number in \[0, 1\], got '0\.1'$"),
+        ({"threshold": 10**400}, r"threshold must be a number in \[0, 1\], got 1000"),
         ({"threshold": True}, r"threshold must be a number in \[0, 1\], got True$"),
         ({"threshold": None}, r"threshold must be a number in \[0, 1\], got None$"),
         ({"max_threshold": 2}, r"max_threshold must be a number in \[0, 1\], got 2; to give it in grey levels"),
         ({"metric": "l2"}, "metric must be one of 'max', 'mae', 'rmse', got 'l2'"),
+        ({"metric": np.array(["max"])}, "metric must be one of 'max', 'mae', 'rmse', got array"),
         ({"metric": []}, r"metric must be one of 'max', 'mae', 'rmse', got \[\]"),
         ({"predictor": "left"}, "predictor must be one of 'pred2d', 'raster', 'serpentine', got 'left'"),
         ({"predictor": {}}, r"predictor must be one of 'pred2d', 'raster', 'serpentine', got \{\}"),
@@ -75,7 +78,7 @@ def test_a_threshold_above_max_threshold_is_fine_without_a_budget() -> None:
     assert PruneConfig(threshold=0.3).max_threshold == 0.1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", None])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", None, "[" * 200_000])
 def test_json_that_is_no_object(text: Any) -> None:
     with pytest.raises(ValueError, match=r"must be a (JSON object|mapping)"):
         PruneConfig.from_json(text)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from PIL import ImageCms, ImageDraw
+from PIL import ImageCms, ImageDraw, PngImagePlugin
 
-from pixelprune import fit_image, load_image
+from pixelprune import fit_image, images, load_image
 from pixelprune.images import ImageError, page_count, to_rgb
 
 
@@ -45,6 +45,14 @@ class TestFormats:
             1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1),
         }[orientation]  # fmt: skip
         assert (image == turned[::vertical, ::horizontal]).all()
+
+    def test_damaged_metadata_does_not_matter(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
+        assert (load_image(saved(picture, tmp_path / "a.png", exif=b"garbage")) == np.asarray(picture)).all()
+
+    def test_an_image_that_talks_of_pdf_is_none(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Comment", "%PDF-1.7")
+        assert (load_image(saved(picture, tmp_path / "a.png", pnginfo=text)) == np.asarray(picture)).all()
 
     def test_palette_grey_and_bilevel(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
         for mode in ("P", "L", "1"):
@@ -86,6 +94,7 @@ class TestFormats:
         for suffix in ("png", "tiff"):
             assert (load_image(saved(PIL.Image.fromarray(deep), tmp_path / f"a.{suffix}")) == expected).all()
         assert (to_rgb(PIL.Image.fromarray(deep.astype(np.int32))) == expected).all()
+        assert (to_rgb(PIL.Image.fromarray(deep.astype(np.int32) // 257)) == expected).all()
         assert to_rgb(PIL.Image.fromarray(np.full((2, 2), -7, np.int32))).max() == 0
 
     def test_floats_are_scaled_from_one_or_from_255(self, tmp_path: Path) -> None:
@@ -93,7 +102,10 @@ class TestFormats:
         expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
         for image in (shades, shades * 255):
             assert (load_image(saved(PIL.Image.fromarray(image), tmp_path / "a.tiff")) == expected).all()
-        assert to_rgb(PIL.Image.fromarray(np.full((2, 2), np.nan, np.float32))).max() == 0
+        deep = np.array([[0, 32767.5, 65535, np.nan, np.inf]], np.float32)
+        assert to_rgb(PIL.Image.fromarray(deep))[0, :, 0].tolist() == [0, 128, 255, 0, 255]
+        bright = np.array([[0, 0.5, np.inf, -np.inf]], np.float32)
+        assert to_rgb(PIL.Image.fromarray(bright))[0, :, 0].tolist() == [0, 128, 255, 0]
 
     def test_print_and_colour_science_modes(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
         cmyk = picture.convert("CMYK")
@@ -158,8 +170,8 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated.jpg": (_truncated_jpeg, "truncated"),
     "header.png": (_header_only, "not an image in a format|[Tt]runcated"),
     "pixel.png": (_single_pixel, "a single pixel holds nothing to predict or to prune"),
-    "bomb.png": (_bomb, "exceeds limit of .* pixels"),
-    "broken.pdf": (_broken_pdf, "PDF|load document"),
+    "bomb.png": (_bomb, "more than 178,956,970 pixels, refused as a decompression bomb"),
+    "broken.pdf": (_broken_pdf, "not a readable PDF"),
 }
 
 
@@ -176,8 +188,20 @@ def test_bad_files_are_one_line(name: str, tmp_path: Path) -> None:
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none.png: no such file"):
         load_image(tmp_path / "none.png")
-    with pytest.raises(ImageError, match="directory"):
+    with pytest.raises(ImageError, match="a folder, a pipe or a device, and no file"):
         load_image(tmp_path)
+
+
+EMPTY_PDF = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+    b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n"
+)
+# Keys that no password fits: all that a reader sees is that it needs one.
+LOCKED_PDF = EMPTY_PDF.replace(
+    b"trailer<<",
+    b"3 0 obj<</Filter/Standard/V 1/R 2/P -4/O<" + b"41" * 32 + b">/U<" + b"42" * 32 + b">>>endobj\n"
+    b"trailer<</Encrypt 3 0 R/ID[<00><00>]",
+)
 
 
 class TestPdf:
@@ -195,6 +219,13 @@ class TestPdf:
         assert np.abs(first[::-1, ::-1].astype(int) - second).mean() < 6
         assert load_image(path, dpi=144).shape == (864, 1440, 3)
 
+    def test_no_page_has_more_pixels_than_the_limit(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(images, "MAX_PIXELS", 720 * 432)
+        assert load_image(path, dpi=72).shape == (432, 720, 3)
+        monkeypatch.setattr(images, "MAX_PIXELS", 720 * 432 - 1)
+        with pytest.raises(ImageError, match="page 1 has 720 x 432 pixels at 72 dpi"):
+            load_image(path, dpi=72)
+
     def test_what_cannot_be_rendered(self, path: Path) -> None:
         with pytest.raises(ImageError, match=r"two.pdf: page must be from 1 to 2, got 3"):
             load_image(path, page=3)
@@ -202,6 +233,14 @@ class TestPdf:
             load_image(path, dpi=0)
         with pytest.raises(ImageError, match="page 1 has 100000 x 60000 pixels at 10000 dpi; lower the dpi"):
             load_image(path, dpi=10000)
+
+    def test_encrypted_and_empty_ones(self, tmp_path: Path) -> None:
+        (tmp_path / "locked.pdf").write_bytes(LOCKED_PDF)
+        with pytest.raises(ImageError, match=r"locked.pdf: the PDF is encrypted; remove its password first"):
+            page_count(tmp_path / "locked.pdf")
+        (tmp_path / "empty.pdf").write_bytes(EMPTY_PDF)
+        with pytest.raises(ImageError, match=r"empty.pdf: not a readable PDF"):
+            page_count(tmp_path / "empty.pdf")
 
     def test_without_pypdfium2(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "pypdfium2", None)
@@ -230,13 +269,19 @@ class TestFit:
         grey = picture.convert("L")
         assert (fit_image(np.asarray(grey)) == fit_image(grey.convert("RGB"))).all()
 
+    def test_alpha_in_an_array_is_laid_over_white(self, picture: PIL.Image.Image) -> None:
+        picture.putalpha(PIL.Image.linear_gradient("L").resize(picture.size))
+        assert (fit_image(np.asarray(picture)) == fit_image(picture)).all()
+
     @pytest.mark.parametrize(
         ("image", "text"),
         [
             ("page.png", "image must be a Pillow image or a numpy array, got str"),
-            (np.zeros((40, 40, 3)), r"image must be uint8 \(H, W, 3\) or \(H, W\), got float64 \(40, 40, 3\)"),
-            (np.zeros((40, 40, 4), np.uint8), r"got uint8 \(40, 40, 4\)"),
-            (np.zeros((0, 40, 3), np.uint8), r"image must not be empty, got shape \(0, 40, 3\)"),
+            (np.zeros((40, 40, 3)), r"image must be uint8 .* or \(H, W\), got float64 \(40, 40, 3\)"),
+            (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); round it to 0..255 and move channels last"),
+            (np.zeros((1, 1), np.uint8), "a single pixel holds nothing"),
+            (np.zeros((0, 40, 3), np.uint8), r"image must not be empty, got 0 x 40"),
+            (PIL.Image.new("RGB", (0, 5)), "image must not be empty, got 5 x 0"),
             (np.zeros((10, 4000, 3), np.uint8), "aspect ratio of at most 200:1, got 400:1"),
         ],
     )

@@ -11,7 +11,7 @@ from strategies import METRICS
 from pixelprune.metrics import limit, on_unit_scale, totals
 
 
-@given(level=st.fractions(0, 255, max_denominator=1000), block=st.integers(1, 64))
+@given(level=st.fractions(0, 255, max_denominator=1000), block=st.integers(1, 5000))
 def test_limits_are_the_floor_of_the_exact_bound(level: Fraction, block: int) -> None:
     samples = 3 * block * block
     threshold = float(level / 255)

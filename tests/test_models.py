@@ -15,31 +15,41 @@ from pixelprune.samples import sample_path
 transformers = pytest.importorskip("transformers", reason="the image processors to compare with are in transformers")
 
 
+# Patch side, merge size, and the bounds as the processor files of the checkpoints give them.
+PUBLISHED = {
+    "qwen2-vl": (14, 2, 3136, 12845056),
+    "qwen2.5-vl": (14, 2, 3136, 12845056),
+    "qwen3-vl": (16, 2, 65536, 16777216),
+    "qwen3.5": (16, 2, 65536, 16777216),
+    "glm-4v": (14, 2, 12544, 9633792),
+    "glm-ocr": (14, 2, 12544, 9633792),
+    "paddleocr-vl": (14, 2, 147384, 2822400),
+}
+
+
 def processor(name: str) -> Any:
     """The image processor of a family, set up as its published files set it up."""
-    preset = models.preset(name)
+    patch, merge, shortest, longest = PUBLISHED[name]
     if name.startswith("glm"):
         from transformers.models.glm4v.image_processing_glm4v import Glm4vImageProcessor
         from transformers.models.glm46v.image_processing_glm46v import Glm46VImageProcessor
 
         kind = Glm4vImageProcessor if name == "glm-4v" else Glm46VImageProcessor
-        frames = 2
     elif name.startswith("paddle"):
         from transformers.models.paddleocr_vl.image_processing_paddleocr_vl import PaddleOCRVLImageProcessor
 
-        kind, frames = PaddleOCRVLImageProcessor, 1
+        kind = PaddleOCRVLImageProcessor
     else:
         from transformers import Qwen2VLImageProcessor
 
-        kind, frames = Qwen2VLImageProcessor, 1
-    size = {"shortest_edge": frames * preset.min_pixels, "longest_edge": frames * preset.max_pixels}
-    return kind(patch_size=preset.patch, merge_size=preset.merge, size=size)
+        kind = Qwen2VLImageProcessor
+    return kind(patch_size=patch, merge_size=merge, size={"shortest_edge": shortest, "longest_edge": longest})
 
 
 def size_by_processor(name: str, image: PIL.Image.Image) -> tuple[int, int]:
     done = processor(name)(images=[image], return_tensors="pt")
     _, rows, columns = done["image_grid_thw"][0].tolist()
-    return rows * models.preset(name).patch, columns * models.preset(name).patch
+    return rows * PUBLISHED[name][0], columns * PUBLISHED[name][0]
 
 
 def _sizes() -> list[tuple[int, int]]:
@@ -54,9 +64,9 @@ def test_sizes_equal_the_processors_own(name: str) -> None:
     preset = models.preset(name)
     module = __import__(processor(name).__module__, fromlist=["smart_resize"])
     for height, width in _sizes():
-        bounds = {"factor": preset.block, "min_pixels": preset.min_pixels, "max_pixels": preset.max_pixels}
+        patch, merge, shortest, longest = PUBLISHED[name]
+        bounds = {"factor": patch * merge, "min_pixels": shortest, "max_pixels": longest}
         if name.startswith("glm"):
-            bounds |= {"min_pixels": 2 * preset.min_pixels, "max_pixels": 2 * preset.max_pixels}
             expected = module.smart_resize(2, height, width, **bounds)
         else:
             expected = module.smart_resize(height, width, **bounds)
@@ -99,6 +109,15 @@ def test_extreme_shapes_are_refused_as_the_processors_do(name: str) -> None:
     assert min(preset.fit_size(200 * 40, 40)) >= preset.block
 
 
+def test_presets_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="patch and merge must be at least 1, got 0 and 2"):
+        replace(models.preset("qwen3-vl"), patch=0)
+    with pytest.raises(ValueError, match="min_pixels must be above 0 and at most max_pixels, got 65536 and 9"):
+        replace(models.preset("qwen3-vl"), max_pixels=9)
+    with pytest.raises(ValueError, match="image must have sides of at least 1 pixel, got 0 x 5"):
+        models.preset("glm-4v").fit_size(0, 5)
+
+
 def test_a_preset_of_ones_own() -> None:
     small = replace(models.preset("qwen3-vl"), name="mine", max_pixels=512 * 512)
     height, width, _ = fit_image(load_image(sample_path("page")), small).shape
@@ -108,5 +127,5 @@ def test_a_preset_of_ones_own() -> None:
 
 @pytest.mark.parametrize("model", ["gpt", None, 3, []])
 def test_unknown_models(model: object) -> None:
-    with pytest.raises(ValueError, match=r"model must be one of qwen2-vl, .*paddleocr-vl or a ModelPreset, got"):
+    with pytest.raises(ValueError, match=r"model must be one of qwen2-vl, .*paddleocr-vl, got"):
         models.preset(model)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,16 +50,46 @@ def test_a_predictor_of_ones_own_works_everywhere(registered: str, sample: np.nd
         assert error <= threshold * 255
 
 
+def test_a_scan_may_begin_anywhere(page: np.ndarray) -> None:
+    def from_the_right(n: int, columns: int, source: Sequence[int], same: Same) -> int | None:
+        return source[n + 1] if n + 1 < len(source) else None
+
+    predictors.register("backwards", from_the_right, lambda rows, columns: range(rows * columns - 1, -1, -1))
+    try:
+        compressed = encode(page, PruneConfig(predictor="backwards"))
+        assert compressed.positions[0] > 0
+        assert (decode(compressed) == page).all()
+        without_start = replace(compressed, blocks=compressed.blocks[:-1], positions=compressed.positions[:-1])
+        with pytest.raises(ValueError, match="must hold the blocks that 'backwards' starts from, got <Compressed: "):
+            decode(without_start)
+    finally:
+        predictors.unregister("backwards")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("", predictors.raster), "name must be a string that is not empty, got ''"),
+        ((5, predictors.raster), "name must be a string that is not empty, got 5"),
+        (("new", 5), "rule must be a function, got 5"),
+        (("new", predictors.raster, 3), "order must be a function, got 3"),
+    ],
+)
+def test_what_cannot_be_registered(arguments: tuple[Any, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        predictors.register(*arguments)
+    assert "new" not in predictors.names()
+
+
 def test_names_are_taken_once(registered: str) -> None:
     with pytest.raises(ValueError, match="name must be new, got 'by-columns', which is already a predictor"):
         predictors.register(registered, predictors.raster)
 
 
 def test_unknown_and_built_in_names() -> None:
-    with pytest.raises(ValueError, match="predictor must be one of 'pred2d', 'raster', 'serpentine', got 'none'"):
-        predictors.unregister("none")
-    with pytest.raises(ValueError, match="got 'pred2d', which is built in"):
-        predictors.unregister("pred2d")
+    for name in ("none", "pred2d"):
+        with pytest.raises(ValueError, match=f"name must be that of a predictor added with register, got '{name}'"):
+            predictors.unregister(name)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +101,10 @@ def test_unknown_and_built_in_names() -> None:
             "must return kept blocks, got 1 for",
         ),
         (lambda n, columns, source, same: -1, predictors.by_rows, "must return kept blocks, got -1 for block 0"),
+        (lambda n, columns, source, same: "a", predictors.by_rows, "must return kept blocks, got 'a' for block 0"),
+        (lambda n, columns, source, same: 99, predictors.by_rows, "must return kept blocks, got 99 for block 0"),
+        (predictors.raster, lambda rows, columns: range(9), "must visit blocks 0 to 7 once each, got 8"),
+        (predictors.raster, lambda rows, columns: [0, 0], "must visit blocks 0 to 7 once each, got 0"),
         (predictors.raster, lambda rows, columns: range(3), "must visit every block, its order left out 3"),
     ],
 )

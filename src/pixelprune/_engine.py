@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pixelprune._codes import EXACT, MAE, MAX, RMSE
 from pixelprune.metrics import limit, totals
 from pixelprune.predictors import Predictor, scan
 
 Image = npt.NDArray[np.uint8]
 Source = npt.NDArray[np.int32]
 
-_METRIC_CODES = {"max": 1, "mae": 2, "rmse": 3}
+_METRIC_CODES = {"max": MAX, "mae": MAE, "rmse": RMSE}
 
 
 def find_sources(image: Image, block: int, predictor: Predictor, threshold: float, metric: str) -> Source:
@@ -52,7 +53,7 @@ def _sources(
         rows,
         columns,
         predictor.kernel,
-        _METRIC_CODES[metric] if largest else 0,
+        _METRIC_CODES[metric] if largest else EXACT,
         largest,
         keep is not None,
         kept.ctypes.data,
@@ -110,4 +111,10 @@ def _with_contiguous_rows(image: Image) -> Image:
     inner = (1,) if image.ndim == 2 else (pixel, 1)
     if image.strides[1:] == inner and image.strides[0] >= image.shape[1] * pixel:
         return image
-    return np.ascontiguousarray(image)
+    copy = np.empty(image.shape, np.uint8)
+    if image.ndim == 2:
+        copy[:] = image
+    else:  # plane by plane: numpy is slow at interleaving channels
+        for channel in range(pixel):
+            copy[:, :, channel] = image[:, :, channel]
+    return copy

@@ -20,8 +20,7 @@ Indices into pixels are unsigned: numba would otherwise test each for being nega
 
 from numba import cfunc, njit, types, uint8, uint32, uint64
 
-PRED2D, RASTER, SERPENTINE = 0, 1, 2
-EXACT, MAX, MAE, RMSE = 0, 1, 2, 3
+from pixelprune._codes import EXACT, MAX, RASTER, RMSE, SERPENTINE
 
 _CHUNK = 64
 
@@ -32,8 +31,8 @@ SIGNATURE = types.void(
     types.int64,  # block: rows in a block, B
     types.int64,  # rows: R
     types.int64,  # columns: C
-    types.int64,  # predictor: PRED2D, RASTER or SERPENTINE
-    types.int64,  # metric: EXACT, MAX, MAE or RMSE
+    types.int64,  # predictor: a code of pixelprune._codes
+    types.int64,  # metric: likewise; EXACT if the limit is 0
     types.int64,  # limit: the largest total that matches, see pixelprune.metrics
     types.int64,  # decoding: 1 if `kept` says which blocks are kept, 0 to decide it here
     types.CPointer(types.uint8),  # kept: (R·C,) flags, read only when decoding
@@ -215,11 +214,14 @@ def scan(
         for step in range(columns):
             j = columns - 1 - step if backwards else step
             n = i * columns + j
+            beside = n + 1 if backwards else n - 1
             p = _predict(pixels, n, i, j, stride, width, block, columns, predictor, metric, limit, source)
             if decoding:
-                drop = kept[n] == 0
-            elif step > 0 and equal[j + 1 if backwards else j] and p == source[n + 1 if backwards else n - 1]:
-                drop = True
+                drop = kept[n] == 0 and p >= 0
+            elif step > 0 and p == source[beside] and (metric == EXACT or equal[max(n, beside) - i * columns]):
+                # What rebuilds the block beside this one also rebuilds its equal; if all is exact,
+                # it rebuilds nothing else.
+                drop = equal[max(n, beside) - i * columns] != 0
             else:
                 drop = p >= 0 and _match(pixels, n, p, stride, width, block, columns, metric, limit)
             source[n] = p if drop else n

@@ -13,11 +13,9 @@ features. The file starts with a digest of the code that follows, and is replace
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,26 +24,49 @@ import llvmlite
 import llvmlite.binding as llvm
 import platformdirs
 
+from pixelprune._atomic import write_whole
+
 _log = logging.getLogger("pixelprune")
-_lock = threading.Lock()
-_engines: list[llvm.ExecutionEngine] = []
 _SYMBOL = "pixelprune_scan"
-_SOURCE = Path(__file__).with_name("_kernels.py")
+_PACKAGE = Path(__file__).parent
+_SOURCES = [_PACKAGE / name for name in ("_kernels.py", "_codes.py", "_native.py")]
 _DIGEST_BYTES = 32
+_C_FUNCTIONS = {"memset", "memcpy", "memcmp", "bcmp"}
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int64
 # The arguments are described at SIGNATURE in _kernels.py. ctypes releases the GIL during the call.
 _PROTOTYPE = ctypes.CFUNCTYPE(None, _pointer, *[_int] * 9, *[_pointer] * 4)
 
+_loaded: list[tuple[Callable[..., None], llvm.ExecutionEngine]] = []
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held the lock; the child has no such thread.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 def scan_function() -> Callable[..., None]:
     """The compiled `pixelprune._kernels.scan`, as a ctypes function; thread-safe."""
-    with _lock:
-        return _scan_function()
+    if not _loaded:
+        with _lock:
+            if not _loaded:
+                _loaded.append(_load())
+    return _loaded[0][0]
 
 
-@functools.cache
-def _scan_function() -> Callable[..., None]:
+def is_stored() -> bool:
+    """Whether `scan_function` finds its code, so that nothing needs compiling."""
+    return bool(_loaded) or any((folder / _file_name()).is_file() for folder in _folders())
+
+
+def _load() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
+    """The function, and the engine that holds its code and must live as long."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = _file_name()
@@ -56,24 +77,29 @@ def _scan_function() -> Callable[..., None]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    function = _PROTOTYPE(engine.get_function_address(_SYMBOL))
-    _engines.append(engine)  # the code lives as long as its engine
-    return function
+    return _PROTOTYPE(engine.get_function_address(_SYMBOL)), engine
 
 
 def _folders() -> list[Path]:
     """Where the object file may lie, best first."""
-    return [_SOURCE.parent / "__pycache__", Path(platformdirs.user_cache_dir("pixelprune", appauthor=False))]
+    folders = [_PACKAGE / "__pycache__"]
+    try:
+        user = Path(platformdirs.user_cache_dir("pixelprune", appauthor=False))
+    except RuntimeError:  # a user without a home
+        return folders
+    # Without a home, some versions give a relative path: code is not loaded from just anywhere.
+    return [*folders, user] if user.is_absolute() else folders
 
 
 def _file_name() -> str:
     parts = (
-        _SOURCE.read_text(encoding="utf-8"),
-        Path(__file__).read_text(encoding="utf-8"),
+        *(source.read_text(encoding="utf-8") for source in _SOURCES),
         llvmlite.__version__,
         llvm.get_process_triple(),
         llvm.get_host_cpu_name(),
         llvm.get_host_cpu_features().flatten(),
+        # What numba is told to do otherwise, by whoever debugs it, must not reach other processes.
+        *(f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")),
     )
     return f"scan-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.o"
 
@@ -95,7 +121,7 @@ def _write(name: str, code: bytes) -> None:
     for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / name, hashlib.sha256(code).digest() + code)
+            write_whole(folder / name, lambda file: file.write(hashlib.sha256(code).digest() + code))
         except OSError:
             continue
         return
@@ -103,14 +129,6 @@ def _write(name: str, code: bytes) -> None:
         "the compiled kernels could be stored in none of %s; every process will compile them again (a few seconds)",
         ", ".join(str(folder) for folder in _folders()),
     )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write in one step: processes that start at the same time never read half a file."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        part.write_bytes(data)
-        os.replace(part, path)
 
 
 def _target_machine() -> llvm.TargetMachine:
@@ -138,5 +156,6 @@ def _compile() -> bytes:
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     passes.getModulePassManager().run(module, passes)
     foreign = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-    assert set(foreign) <= {"memset", "memcpy", "memcmp", "bcmp"}, foreign
+    if not set(foreign) <= _C_FUNCTIONS:
+        raise RuntimeError(f"numba made kernels that need more than the C library: {foreign}; please report this")
     return bytes(machine.emit_object(module))

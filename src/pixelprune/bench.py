@@ -44,7 +44,8 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
     warm-up are thrown away. ``photo_*`` runs on an image from which nothing can be dropped.
 
     Returns:
-        Milliseconds by contender; ``torch`` is left out if torch is not installed.
+        Milliseconds by contender. If torch is installed, ``torch`` is `float_torch_keep` from the
+        image on, ``torch_compare`` its comparisons alone, on patches that are there already.
     """
     page = _square(image, side)
     photo = photograph(side)
@@ -59,22 +60,31 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
     result = _medians(contenders, rounds)
     result["retain_ratio"] = select(page, exact).retain_ratio
     if find_spec("torch"):
-        result["torch"] = _bench_torch(page)
+        result |= _bench_torch(page)
     return result
 
 
-def bench_threads(image: Image, side: int = 2048, repeats: int = 100) -> dict[str, float]:
-    """Selections a second on one thread, and on as many threads as there are cores."""
+def bench_threads(image: Image, side: int = 2048, rounds: int = 15, repeats: int = 100) -> dict[str, float]:
+    """How many times the selections of one thread as many threads as cores make together.
+
+    One thread and all of them take turns; the median of their ratios counts.
+    """
     page = _square(image, side)
-    select(page)
     threads = os.cpu_count() or 1
-    rates = {}
-    for count in (1, threads):
-        with ThreadPoolExecutor(count) as pool:
-            start = time.perf_counter()
-            list(pool.map(select, [page] * repeats * count))
-            rates[count] = repeats * count / (time.perf_counter() - start)
-    return {"threads": threads, "one_per_s": rates[1], "all_per_s": rates[threads]}
+
+    def work(_: int) -> None:
+        for _ in range(repeats):
+            select(page)
+
+    def rate(pool: ThreadPoolExecutor, count: int) -> float:
+        start = time.perf_counter()
+        list(pool.map(work, range(count)))
+        return count / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        rate(pool, threads)
+        ratios = [rate(pool, threads) / rate(pool, 1) for _ in range(rounds)]
+    return {"threads": threads, "speed_up": statistics.median(ratios)}
 
 
 def bench_startup(rounds: int = 7) -> dict[str, float]:
@@ -104,14 +114,20 @@ def photograph(side: int, seed: int = 0) -> Image:
     return (np.asarray(shades) + grain).clip(0, 255).astype(np.uint8)
 
 
-def float_torch_keep(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
+def float_torch_keep(image: Image) -> Any:
     """Pred-2D at τ = 0 the way research code has it: on normalised float32 patches, in torch.
-
-    The image is cut into patches in the order of Qwen-style processors, (R, C, m, m) then
-    (channel, T, P, P) with T = 2 equal frames, then all comparisons are made at once.
 
     Returns:
         keep, a bool tensor (R, C).
+    """
+    return float_torch_compare(float_torch_blocks(image))
+
+
+def float_torch_blocks(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
+    """An image as Qwen-style processors hand it on: normalised, cut, and with T = 2 equal frames.
+
+    Returns:
+        float32 tensor (R, C, D) whose last axis is (m, m) patches of (channel, T, P, P).
     """
     import torch
 
@@ -120,7 +136,14 @@ def float_torch_keep(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
     values = torch.from_numpy(image).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
     values = values.expand(2, 3, height, width)
     cut = values.reshape(2, 3, rows, merge, patch, columns, merge, patch)
-    blocks = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows, columns, -1)
+    return cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows, columns, -1)
+
+
+def float_torch_compare(blocks: Any) -> Any:
+    """Pred-2D at τ = 0 on blocks (R, C, D), all comparisons at once; keep, bool (R, C)."""
+    import torch
+
+    rows, columns, _ = blocks.shape
     left = torch.zeros(rows, columns, dtype=torch.bool)
     upper = torch.zeros(rows, columns, dtype=torch.bool)
     left[:, 1:] = (blocks[:, 1:] == blocks[:, :-1]).all(-1)
@@ -132,13 +155,15 @@ def float_torch_keep(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
     return ~drop
 
 
-def _bench_torch(page: Image) -> float:
+def _bench_torch(page: Image) -> dict[str, float]:
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _medians({"torch": lambda: float_torch_keep(page)}, rounds=5)["torch"]
+        blocks = float_torch_blocks(page)
+        contenders = {"torch": lambda: float_torch_keep(page), "torch_compare": lambda: float_torch_compare(blocks)}
+        return _medians(contenders, rounds=5)
     finally:
         torch.set_num_threads(threads)
 

@@ -51,7 +51,7 @@ class PruneConfig:
     def __post_init__(self) -> None:
         for name in ("threshold", "max_threshold"):
             object.__setattr__(self, name, _fraction(name, getattr(self, name)))
-        if self.metric not in METRICS:
+        if not isinstance(self.metric, str) or self.metric not in METRICS:
             raise ValueError(f"metric must be one of {_listed(METRICS)}, got {self.metric!r}")
         predictors.get(self.predictor)
         if self.max_tokens is not None:
@@ -94,16 +94,16 @@ class PruneConfig:
         """
         try:
             values = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"text must be a JSON object of options, got {text!r} ({error})") from None
         return cls.from_dict(values)
 
 
 def _fraction(name: str, value: Any) -> float:
     plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    number = float(value) if plain else math.nan
+    number = value if plain else math.nan
     if 0 <= number <= 1:
-        return number
+        return abs(float(number))  # no −0.0
     hint = "; to give it in grey levels, divide by 255" if 1 < number < math.inf else ""
     raise ValueError(f"{name} must be a number in [0, 1], got {value!r}{hint}")
 

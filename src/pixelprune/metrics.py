@@ -17,6 +17,8 @@ n is the number of samples in a block, B·B·channels.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,8 @@ import numpy.typing as npt
 
 METRICS = ("max", "mae", "rmse")
 
-# k / 255 · 255 can land a hair below k in float64; blocks at exactly that distance must match.
-_SLACK = 1 + 1e-12
 
-
+@lru_cache
 def limit(threshold: float, metric: str, samples: int) -> int:
     """The largest integer total at which a block of `samples` samples still matches.
 
@@ -37,12 +37,22 @@ def limit(threshold: float, metric: str, samples: int) -> int:
         >>> limit(5 / 255, "rmse", 3072) == 5 * 5 * 3072
         True
     """
-    level = 255 * threshold
+    level = _grey_levels(threshold)
     if metric == "max":
-        return math.floor(level * _SLACK)
+        return math.floor(level)
     if metric == "mae":
-        return math.floor(level * samples * _SLACK)
-    return math.floor(level * level * samples * _SLACK)
+        return math.floor(level * samples)
+    return math.floor(level * level * samples)
+
+
+def _grey_levels(threshold: float) -> Fraction:
+    """255 τ, as the simple fraction that a threshold such as 5 / 255 or 0.02 was meant to be.
+
+    As a float, 5 / 255 may lie a hair below; blocks at exactly that distance must match.
+    """
+    level = 255 * Fraction(threshold)
+    meant = level.limit_denominator(10**6)
+    return meant if abs(meant - level) <= level / 10**12 else level
 
 
 def totals(x: npt.NDArray[np.uint8], y: npt.NDArray[np.uint8], metric: str, axes: tuple[int, ...]) -> Any:

@@ -1,7 +1,7 @@
 """What size an image has when a model sees it: one short entry a model family.
 
-The bounds are those of the image processor files published with the checkpoints, where the
-processor class in transformers has other defaults (Qwen); else they are the class's own.
+The bounds are those of the image processor files published with the checkpoints, which for most
+families differ from the defaults of the processor classes in transformers.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class ModelPreset:
         merge: m, patches merged along each side into one visual token.
         min_pixels, max_pixels: bounds on H·W after resizing.
         enlarge: what happens to a side shorter than a block before anything else.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     name: str
@@ -54,6 +57,14 @@ class ModelPreset:
     min_pixels: int
     max_pixels: int
     enlarge: Callable[[int, int, int], Size] = _as_it_is
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.merge < 1:
+            raise ValueError(f"patch and merge must be at least 1, got {self.patch} and {self.merge}")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"min_pixels must be above 0 and at most max_pixels, got {self.min_pixels} and {self.max_pixels}"
+            )
 
     @property
     def block(self) -> int:
@@ -67,13 +78,15 @@ class ModelPreset:
         the aspect ratio is kept as far as rounding permits.
 
         Raises:
-            ValueError: one side is more than 200 times the other.
+            ValueError: a side is 0, or one is more than 200 times the other.
 
         Example:
             >>> preset("qwen3-vl").fit_size(1684, 1191)
             (1696, 1184)
         """
         block = self.block
+        if min(height, width) < 1:
+            raise ValueError(f"image must have sides of at least 1 pixel, got {height} x {width}")
         height, width = self.enlarge(height, width, block)
         ratio = max(height, width) / min(height, width)
         if ratio > MAX_ASPECT_RATIO:
@@ -103,9 +116,9 @@ _PRESETS = {
         ModelPreset("qwen2.5-vl", 14, 2, 56 * 56, 28 * 28 * 16384),
         ModelPreset("qwen3-vl", 16, 2, 256 * 256, 4096 * 4096),
         ModelPreset("qwen3.5", 16, 2, 256 * 256, 4096 * 4096),
-        ModelPreset("glm-4v", 14, 2, 112 * 112 // 2, 28 * 28 * 15000 // 2, _scaled_to_a_block),
+        ModelPreset("glm-4v", 14, 2, 112 * 112 // 2, 28 * 28 * 6144, _scaled_to_a_block),
         ModelPreset("glm-ocr", 14, 2, 112 * 112 // 2, 28 * 28 * 6144, _scaled_to_a_block),
-        ModelPreset("paddleocr-vl", 14, 2, 384 * 384, 1536 * 1536, _grown_to_a_block),
+        ModelPreset("paddleocr-vl", 14, 2, 147_384, 28 * 28 * 3600, _grown_to_a_block),
     )
 }
 
@@ -130,4 +143,4 @@ def preset(model: str | ModelPreset) -> ModelPreset:
     try:
         return _PRESETS[model]
     except (KeyError, TypeError):
-        raise ValueError(f"model must be one of {', '.join(_PRESETS)} or a ModelPreset, got {model!r}") from None
+        raise ValueError(f"model must be one of {', '.join(_PRESETS)}, got {model!r}") from None

@@ -6,11 +6,11 @@ import numpy as np
 import PIL.Image
 
 from pixelprune._engine import Image, in_blocks
-from pixelprune.selection import Selection
+from pixelprune.selection import Selection, check_size
 
 # Dropped pixels move this far from their own lightness towards the veil's grey level.
 _VEIL = 176
-_OPACITY = 0.78
+_OPACITY = 0.68
 # Edges are mixed half and half, so that text stays readable under them.
 _HALF_LINE = np.array((64, 80, 112), np.uint8)
 
@@ -36,9 +36,7 @@ def overlay(image: Image, selection: Selection, *, grid: bool = False) -> PIL.Im
         >>> overlay(page, pixelprune.select(page)).size
         (96, 64)
     """
-    size = tuple(side * selection.block for side in selection.grid)
-    if image.shape[:2] != size:
-        raise ValueError(f"image must be {size[0]} x {size[1]}, as its selection says, got {image.shape[:2]}")
+    check_size(image, selection)
     picture = np.array(PIL.Image.fromarray(image).convert("RGB"))
     blocks = in_blocks(picture, selection.block)
     dropped = ~selection.keep

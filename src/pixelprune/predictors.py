@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from pixelprune._codes import PRED2D, RASTER, SERPENTINE
+
 _UNVISITED = -1
 
 Same = Callable[[int, int], bool]
@@ -83,9 +85,9 @@ class Predictor:
 _REGISTRY = {
     predictor.name: predictor
     for predictor in (
-        Predictor("pred2d", pred2d, by_rows, kernel=0),
-        Predictor("raster", raster, by_rows, kernel=1),
-        Predictor("serpentine", serpentine, by_snake, kernel=2),
+        Predictor("pred2d", pred2d, by_rows, kernel=PRED2D),
+        Predictor("raster", raster, by_rows, kernel=RASTER),
+        Predictor("serpentine", serpentine, by_snake, kernel=SERPENTINE),
     )
 }
 
@@ -105,7 +107,9 @@ def get(name: str) -> Predictor:
         return _REGISTRY[name]
     except (KeyError, TypeError):
         known = ", ".join(repr(known) for known in _REGISTRY)
-        raise ValueError(f"predictor must be one of {known}, got {name!r}") from None
+        raise ValueError(
+            f"predictor must be one of {known}, got {name!r}; add your own with pixelprune.predictors.register"
+        ) from None
 
 
 def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
@@ -120,9 +124,9 @@ def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
         order: ``order(rows, columns)`` yields every block index once, in the order of the scan.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken or empty, or `rule` or `order` cannot be called.
 
-    Your rule runs in Python, a few microseconds a block; the built-in ones are compiled.
+    Your rule runs in Python, some microseconds per block; the built-in ones are compiled.
 
     Example:
         >>> import numpy as np
@@ -137,6 +141,11 @@ def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
                [0, 0, 0]])
         >>> unregister("upper")
     """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a string that is not empty, got {name!r}")
+    for argument, value in (("rule", rule), ("order", order)):
+        if not callable(value):
+            raise ValueError(f"{argument} must be a function, got {value!r}")
     if name in _REGISTRY:
         raise ValueError(f"name must be new, got {name!r}, which is already a predictor; choose another")
     predictor = Predictor(name, rule, order)
@@ -150,8 +159,8 @@ def unregister(name: str) -> None:
     Raises:
         ValueError: `name` is unknown or built in.
     """
-    if get(name).kernel is not None:
-        raise ValueError(f"name must be a predictor added with register, got {name!r}, which is built in")
+    if name not in _REGISTRY or _REGISTRY[name].kernel is not None:
+        raise ValueError(f"name must be that of a predictor added with register, got {name!r}")
     del _REGISTRY[name]
 
 
@@ -175,14 +184,17 @@ def scan(
         source: for each block, row-major, the kept block that rebuilds it.
 
     Raises:
-        ValueError: the rule names a block that is not kept, or the order leaves blocks out.
+        ValueError: the rule names a block that is not kept, or the order is not one of all blocks.
     """
     total = rows * columns
+    blocks = range(total)
     source = [_UNVISITED] * total
     for n in predictor.order(rows, columns):
+        if n not in blocks or source[n] != _UNVISITED:
+            raise ValueError(f"predictor {predictor.name!r} must visit blocks 0 to {total - 1} once each, got {n!r}")
         p = predictor.rule(n, columns, source, same)
-        if p is not None and (not 0 <= p < total or source[p] != p):
-            raise ValueError(f"predictor {predictor.name!r} must return kept blocks, got {p} for block {n}")
+        if p is not None and (p not in blocks or source[p] != p):
+            raise ValueError(f"predictor {predictor.name!r} must return kept blocks, got {p!r} for block {n}")
         source[n] = p if p is not None and drop(n, p) else n
     if _UNVISITED in source:
         missing = source.index(_UNVISITED)

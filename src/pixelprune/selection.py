@@ -17,10 +17,10 @@ from pixelprune.metrics import on_unit_scale, totals
 
 # Steps of τ that a budget tries, per grey level. Only for "max" do thresholds between two grey
 # levels select the same.
-_STEPS_PER_LEVEL = {"max": 1, "mae": 16, "rmse": 16}
+_STEPS_PER_LEVEL = {"max": 1, "mae": 4, "rmse": 4}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """Which blocks of one image are kept, and how the others are rebuilt.
 
@@ -38,6 +38,9 @@ class Selection:
     block: int
     threshold: float
     budget_met: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Selection: {self.kept} of {self.total} blocks kept, grid {self.grid}, threshold {self.threshold:g}>"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -104,7 +107,7 @@ def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
         (3, 6, 0.5)
     """
     check_config(config)
-    check_image(image, block)
+    image, block = check_image(image, block)
     selection = _select_at(config.threshold, image, config, block)
     if config.max_tokens is None or selection.kept <= config.max_tokens:
         return selection
@@ -120,7 +123,22 @@ def largest_error(image: Image, selection: Selection, metric: str = "max") -> fl
 
     Computed in plain numpy, apart from the code that selected. For a selection made by `select`
     in the same metric it is at most `selection.threshold` (Proposition 2).
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W), the image that was selected from.
+        selection: its selection.
+        metric: "max", "mae" or "rmse".
+
+    Raises:
+        ValueError: the selection belongs to an image of another size.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.repeat(np.array([10, 13], np.uint8), 32)[None].repeat(32, axis=0)
+        >>> round(255 * largest_error(image, select(image, PruneConfig(threshold=5 / 255))))
+        3
     """
+    check_size(image, selection)
     source = selection.source.ravel()
     worst = 0
     for n in np.flatnonzero(~selection.keep):
@@ -128,6 +146,13 @@ def largest_error(image: Image, selection: Selection, metric: str = "max") -> fl
         y = block_at(image, int(source[n]), selection.block)
         worst = max(worst, int(totals(x, y, metric, tuple(range(x.ndim)))))
     return on_unit_scale(worst, metric, selection.block**2 * channels(image))
+
+
+def check_size(image: Image, selection: Selection) -> None:
+    """Raise a ValueError unless `selection` is one of an image of this size."""
+    height, width = (side * selection.block for side in selection.grid)
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"image must be {height} x {width}, as its selection says, got {image.shape[:2]}")
 
 
 def _select_at(threshold: float, image: Image, config: PruneConfig, block: int) -> Selection:
@@ -147,7 +172,7 @@ def _ladder(config: PruneConfig) -> Iterator[float]:
     first = math.floor(config.threshold * steps * (1 + 1e-12)) + 1
     last = math.floor(config.max_threshold * steps * (1 + 1e-12))
     for step in range(first, last + 1):
-        yield step / steps
+        yield min(step / steps, config.max_threshold)
     if config.max_threshold > max(config.threshold, last / steps):
         yield config.max_threshold
 
@@ -155,22 +180,35 @@ def _ladder(config: PruneConfig) -> Iterator[float]:
 def check_config(config: Any) -> None:
     """Raise a ValueError unless `config` is a PruneConfig."""
     if not isinstance(config, PruneConfig):
-        raise ValueError(f"config must be a PruneConfig, got {config!r}; build one with PruneConfig.from_dict")
+        raise ValueError(
+            f"config must be a PruneConfig, got {config!r}; "
+            "write PruneConfig(threshold=...), or PruneConfig.from_dict(...) for a dict"
+        )
 
 
-def check_image(image: Any, block: Any) -> None:
-    """Raise a ValueError unless `image` can be cut into blocks as it is."""
+def check_image(image: Any, block: Any) -> tuple[Image, int]:
+    """Both as plain types; a ValueError unless `image` can be cut into blocks as it is."""
     if not isinstance(block, int | np.integer) or isinstance(block, bool) or block < 1:
         raise ValueError(f"block must be a whole number of pixels of at least 1, got {block!r}")
-    way_out = "pixelprune.fit_image makes such an array from any image"
+    block = int(block)
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"image must be a numpy array, got {type(image).__name__}; {way_out}")
+        raise ValueError(
+            f"image must be a numpy array, got {type(image).__name__}; "
+            "pixelprune.load_image reads one from a file, pixelprune.fit_image makes one from a Pillow image"
+        )
     if image.dtype != np.uint8:
-        raise ValueError(f"image must be uint8, got {image.dtype}; {way_out}")
+        raise ValueError(
+            f"image must be uint8, got {image.dtype}; round it to 0..255, then pixelprune.fit_image brings it to size"
+        )
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"image must have shape (H, W, 3) or (H, W), got {image.shape}; {way_out}")
+        raise ValueError(
+            f"image must have shape (H, W, 3) or (H, W), got {image.shape}; "
+            "move channels last, one image at a time; pixelprune.fit_image removes an alpha channel"
+        )
     height, width = image.shape[:2]
     if not height or not width or height % block or width % block:
         raise ValueError(
-            f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width}; {way_out}"
+            f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width}; "
+            "pixelprune.fit_image brings it to such a size"
         )
+    return np.asarray(image), block

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-import typer
-
-import pixelprune
-from pixelprune.cli import bench, show, verify
-
-app = typer.Typer(
-    name="pixelprune",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Drop the redundant blocks of an image before a vision-language model sees it.\n\n"
-        "Start with [bold]pixelprune show page.png[/bold]: how many visual tokens your file would save, "
-        "and a picture of what stays."
-    ),
-    epilog=(
-        "Exit codes: 0 all well, 1 a proposition broke, 2 an option or a file was not usable "
-        "(the other files are still done)."
-    ),
-)
-app.command("show")(show.show)
-app.command("verify")(verify.verify)
-app.add_typer(bench.app, name="bench")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"pixelprune {pixelprune.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-    ),
-) -> None:
-    pass
+EXIT_BROKEN = 1
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    # Between one and two times Pillow's limit it only warns; those images are read all the same.
-    import warnings
+    """Entry point of the console script: whatever goes wrong is one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a pipe that cannot show τ shows "?" instead.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        from pixelprune.cli.app import app
 
-    import PIL.Image
-
-    warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
-    sys.exit(app())
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        print(f"error {error}", file=sys.stderr)  # noqa: T201, rich may be what failed
+        # Python would flush the broken stream once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_INPUT)

@@ -1,33 +1,34 @@
-"""What the commands share: options, files, and how results and errors are put on the screen."""
+"""What the commands share: options, and how results and errors are put on the screen."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from contextlib import nullcontext
 from typing import Annotated, Any, NoReturn
 
-import PIL.Image
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pixelprune import models, predictors
-from pixelprune._engine import Image
-from pixelprune.images import ImageError, fit_image, is_pdf, load_image, page_count
+from pixelprune.cli import EXIT_INPUT
 from pixelprune.metrics import METRICS
 
-EXIT_BROKEN = 1
-EXIT_INPUT = 2
-EXIT_INTERRUPTED = 130
+# A file or a pipe gets all the width that a table needs.
+_width = None if sys.stdout.isatty() else 200
+out = Console(width=_width, emoji=False, highlight=False)
+err = Console(stderr=True, emoji=False, highlight=False)
 
-out = Console()
-err = Console(stderr=True)
-
+# Text, not Path: typer would refuse the whole command for one path that it cannot read.
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH", help="Images, PDFs, or folders of them.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="PATH",
+        help="Images, PDFs, or folders, which are searched in depth (hidden files are passed over).",
+        show_default=False,
+    ),
 ]
 Model = Annotated[str, typer.Option(help=f"Whose image size and block size to use: {', '.join(models.names())}.")]
 Metric = Annotated[str, typer.Option(help=f"How the distance of two blocks is measured: {', '.join(METRICS)}.")]
@@ -38,71 +39,30 @@ Dpi = Annotated[int, typer.Option(min=1, help="Resolution at which PDF pages are
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One image to work on: a file, or one page of a PDF."""
-
-    path: Path
-    page: int | None = None
-
-    @property
-    def label(self) -> str:
-        """How to name it to a person."""
-        return str(self.path) if self.page is None else f"{self.path} page {self.page}"
-
-    @property
-    def stem(self) -> str:
-        """How to begin the name of a file made from it."""
-        return self.path.stem if self.page is None else f"{self.path.stem}-page{self.page}"
-
-    def load(self, model: str, dpi: int) -> tuple[tuple[int, int], Image]:
-        """Its (height, width) as a file, and the image that `model` would see.
-
-        Raises:
-            ImageError: it cannot be read, or the model cannot take it.
-        """
-        image = load_image(self.path, page=self.page or 1, dpi=dpi)
-        try:
-            return (image.shape[0], image.shape[1]), fit_image(image, model)
-        except ImageError:
-            raise
-        except ValueError as error:
-            raise ImageError(f"{self.path}: {error}") from None
-
-
-def sheets(paths: list[Path]) -> tuple[list[Sheet], list[str]]:
-    """All images that `paths` stand for, and a line for each path that stands for none."""
-    found: list[Sheet] = []
-    errors: list[str] = []
-    for path in paths:
-        files = _files(path)
-        if not files:
-            errors.append(f"{path}: no image in this folder")
-        for file in files:
-            try:
-                pdf = file.is_file() and is_pdf(file)
-                found.extend([Sheet(file, page + 1) for page in range(page_count(file))] if pdf else [Sheet(file)])
-            except ImageError as error:
-                errors.append(str(error))
-    return found, errors
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+def printable(text: str) -> str:
+    """`text` on one line, with control characters spelt out and markup made harmless."""
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 def print_error(line: str) -> None:
     """One line on the error stream, whatever characters it holds."""
-    err.print(f"[bold red]error[/] {escape(' '.join(line.split()))}", soft_wrap=True, highlight=False)
+    err.print(f"[bold red]error[/] {printable(line)}", soft_wrap=True)
 
 
-def refuse(line: object) -> NoReturn:
+def refuse(error: Exception) -> NoReturn:
     """Print one line and stop: the command line itself cannot be carried out."""
-    print_error(str(line))
+    line = describe(error)
+    for name in ("max_tokens", "max_threshold"):
+        line = line.replace(name, "--" + name.replace("_", "-"))
+    print_error(line)
     raise typer.Exit(EXIT_INPUT)
+
+
+def describe(error: Exception) -> str:
+    """What a person should read of an error."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def print_json(value: Any) -> None:
@@ -110,37 +70,26 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def new_table(title: str, *columns: tuple[str, dict[str, Any]]) -> Table:
-    """An empty table in the house style."""
+def print_table(title: str, columns: list[tuple[str, str]], rows: list[list[str]], footer: list[str]) -> None:
+    """Print a table: `columns` are headings and alignments, `footer` a last row of totals or empty."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for name, options in columns:
-        table.add_column(name, **options)
-    return table
-
-
-def print_table(table: Table) -> None:
-    """A table on the output stream; in a file or a pipe it gets all the width that it needs."""
-    if out.is_terminal:
-        out.print(table)
-    else:
-        Console(width=200).print(table)
+    for name, justify in columns:
+        if justify == "right":
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if footer:
+        table.add_section()
+        table.add_row(*footer)
+    out.print(table)
 
 
 def prepare_kernels() -> None:
     """Load the compiled code, so that no image is charged for it."""
     from pixelprune import _native
 
-    with err.status("Compiling the kernels, once on this machine…"):
+    waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels, once on this machine…")
+    with waiting:
         _native.scan_function()
-
-
-def numbered(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
-    """Each sheet with a name for its output file that no other one has."""
-    taken: set[str] = set()
-    for sheet in sheets:
-        name, copy = sheet.stem, 1
-        while name.casefold() in taken:
-            copy += 1
-            name = f"{sheet.stem}-{copy}"
-        taken.add(name.casefold())
-        yield sheet, name

@@ -54,33 +54,28 @@ _LABELS = {
     "photo_exact": "select a photograph, τ = 0",
     "photo_bounded": "select a photograph, τ = 0.02",
     "torch": "float torch, τ = 0",
+    "torch_compare": "float torch, comparing alone",
 }
 
 
 def _print(result: dict[str, Any]) -> None:
-    where = result["machine"]
-    right: dict[str, Any] = {"justify": "right"}
-    sides = result["milliseconds"]
-    headings = [(f"{side}²", right) for side in sides]
-    table = common.new_table(
-        f"Median ms, one thread, and × the copy; {where['cpu']}, {where['date']}", ("", {}), *headings
-    )
-    for name, label in _LABELS.items():
-        cells = []
-        for times in sides.values():
-            if name in times:
-                cells.append(f"{times[name]:.3f}  [dim]{times[name] / times['copy']:>8.2f} ×[/]")
-        if cells:
-            table.add_row(label, *cells)
-    if all("torch" in times for times in sides.values()):
-        table.add_row("float torch / select, τ = 0", *(f"{t['torch'] / t['exact']:.0f} ×" for t in sides.values()))
-        table.add_row("float torch / select, τ = 0.02", *(f"{t['torch'] / t['bounded']:.0f} ×" for t in sides.values()))
-    common.print_table(table)
+    where, sides = result["machine"], result["milliseconds"]
+    times = list(sides.values())
+    with_torch = all("torch" in t for t in times)
+    rows = [
+        [label, *(f"{t[name]:.3f}  [dim]{t[name] / t['copy']:>7.2f} ×[/]" for t in times)]
+        for name, label in _LABELS.items()
+        if name in times[0]
+    ]
+    if with_torch:
+        for name, label in (("exact", "float torch / select, τ = 0"), ("bounded", "float torch / select, τ = 0.02")):
+            rows.append([label, *(f"{t['torch'] / t[name]:.0f} ×" for t in times)])
+    title = f"Median ms, one thread, and × the copy; {where['cpu']}, {where['date']}"
+    common.print_table(title, [("", "left"), *((f"{side}²", "right") for side in sides)], rows, [])
     threads, startup = result["threads"], result["startup_milliseconds"]
     common.out.print(
-        f"\n{threads['threads']} threads: {threads['all_per_s'] / threads['one_per_s']:.2f} × the selections of one\n"
-        f"import pixelprune: {startup['import']:.0f} ms; first call in a fresh process: {startup['first_call']:.0f} ms",
-        highlight=False,
+        f"\n{threads['threads']} threads: {threads['speed_up']:.2f} × the selections of one\n"
+        f"import pixelprune: {startup['import']:.0f} ms; first call in a fresh process: {startup['first_call']:.0f} ms"
     )
-    if not any("torch" in times for times in sides.values()):
-        common.out.print("torch is not installed, so its rows are left out.", highlight=False)
+    if not with_torch:
+        common.out.print("torch is not installed, so its rows are left out.")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from pixelprune import models
+from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
+from pixelprune.cli._sheets import Sheet, find_sheets, with_names
 from pixelprune.config import PruneConfig
 from pixelprune.images import ImageError
 from pixelprune.overlay import overlay
 from pixelprune.selection import largest_error, select
+
+Row = dict[str, Any]
 
 
 def show(
@@ -26,21 +31,23 @@ def show(
     metric: common.Metric = PruneConfig.metric,
     predictor: common.Predictor = PruneConfig.predictor,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Keep at most this many: raises τ as far as needed, up to --max-threshold.")
+        int | None,
+        typer.Option(help="Keep at most this many of each image: raises τ as far as needed, up to --max-threshold."),
     ] = None,
     max_threshold: Annotated[
         float, typer.Option(help="The largest τ that --max-tokens may lead to.")
     ] = PruneConfig.max_threshold,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the pictures go.")] = Path(
-        "overlays"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the pictures go, as NAME.kept.png.")
+    ] = Path("overlays"),
     grid: Annotated[bool, typer.Option("--grid", help="Draw the edges of all blocks.")] = False,
     dpi: common.Dpi = 144,
     as_json: common.AsJson = False,
 ) -> None:
     """Show which blocks of your images are kept, and how many visual tokens that saves.
 
-    Writes one picture per image: kept blocks in colour, dropped ones greyed out.
+    Writes one picture per image: kept blocks in colour, dropped ones greyed out. Of an animation or a
+    multi-page TIFF the first frame is shown, of a PDF every page. The milliseconds are those of the selection.
     """
     try:
         models.preset(model)
@@ -49,94 +56,116 @@ def show(
     except (ValueError, OSError) as error:
         common.refuse(error)
     common.prepare_kernels()
-    sheets, errors = common.sheets(paths)
-    rows: list[dict[str, Any]] = []
-    interrupted = False
+    sheets, errors = find_sheets(paths, leave_out=output)
     for line in errors:
         common.print_error(line)
+    batch = _Batch(model, config, dpi, grid, output, [], errors, {sheet.path.resolve() for sheet in sheets})
+    interrupted = False
     with common.err.status("") as status:
-        for sheet, name in common.numbered(sheets):
-            status.update(f"{escape(sheet.label)}  ({len(rows) + 1} of {len(sheets)})")
+        for number, (sheet, name) in enumerate(with_names(sheets), 1):
+            status.update(f"{common.printable(sheet.label)}  ({number} of {len(sheets)})")
             try:
-                rows.append(_row(sheet, model, config, dpi, grid, output / f"{name}.png"))
-            except (ImageError, OSError) as error:
-                common.print_error(str(error))
-                errors.append(str(error))
+                batch.add(sheet, name)
             except KeyboardInterrupt:
                 interrupted = True
                 break
     if as_json:
-        common.print_json({"config": config.to_dict(), "model": model, "images": rows, "errors": errors})
-    elif rows:
-        _print(rows, model, config, output)
+        common.print_json({"config": config.to_dict(), "model": model, "images": batch.rows, "errors": errors})
+    elif batch.rows:
+        _print(batch)
     if interrupted:
-        raise typer.Exit(common.EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if errors:
-        raise typer.Exit(common.EXIT_INPUT)
+        raise typer.Exit(EXIT_INPUT)
 
 
-def _row(sheet: common.Sheet, model: str, config: PruneConfig, dpi: int, grid: bool, picture: Path) -> dict[str, Any]:
-    size, image = sheet.load(model, dpi)
-    start = time.perf_counter()
-    selection = select(image, config, block=models.preset(model).block)
-    milliseconds = 1e3 * (time.perf_counter() - start)
-    overlay(image, selection, grid=grid).save(picture)
-    return {
-        "image": str(sheet.path),
-        "page": sheet.page,
-        "width": size[1],
-        "height": size[0],
-        "model_width": image.shape[1],
-        "model_height": image.shape[0],
-        "tokens": selection.total,
-        "kept": selection.kept,
-        "retain_ratio": selection.retain_ratio,
-        "threshold": selection.threshold,
-        "budget_met": selection.budget_met,
-        "largest_error": largest_error(image, selection, config.metric),
-        "milliseconds": milliseconds,
-        "overlay": str(picture),
-    }
+@dataclass
+class _Batch:
+    """The run of one command: what to do with each image, and what came of it."""
+
+    model: str
+    config: PruneConfig
+    dpi: int
+    grid: bool
+    output: Path
+    rows: list[Row]
+    errors: list[str]
+    inputs: set[Path]
+
+    def add(self, sheet: Sheet, name: str) -> None:
+        """Select from one image and draw it; what cannot be done becomes a line."""
+        try:
+            size, image = sheet.load(self.model, self.dpi)
+        except ImageError as error:
+            self._fail(str(error))
+            return
+        start = time.perf_counter()
+        selection = select(image, self.config, block=models.preset(self.model).block)
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        picture = self.output / f"{name}.kept.png"
+        drawn = True
+        try:
+            if picture.resolve() in self.inputs:
+                raise OSError("not written, since it is one of the images to show")
+            overlay(image, selection, grid=self.grid).save(picture)
+        except OSError as error:
+            drawn = False
+            self._fail(f"{picture}: {error.strerror or error}")
+        row = {
+            "image": str(sheet.path),
+            "page": sheet.page,
+            "width": size[1],
+            "height": size[0],
+            "model_width": image.shape[1],
+            "model_height": image.shape[0],
+            "tokens": selection.total,
+            "kept": selection.kept,
+            "retain_ratio": selection.retain_ratio,
+            "threshold": selection.threshold,
+            "budget_met": selection.budget_met,
+            "largest_error": largest_error(image, selection, self.config.metric),
+            "milliseconds": milliseconds,
+            "overlay": str(picture) if drawn else None,
+        }
+        self.rows.append(row)
+
+    def _fail(self, line: str) -> None:
+        common.print_error(line)
+        self.errors.append(line)
 
 
-def _print(rows: list[dict[str, Any]], model: str, config: PruneConfig, output: Path) -> None:
-    right: dict[str, Any] = {"justify": "right", "no_wrap": True}
-    table = common.new_table(
-        f"What {model} would see, {config.predictor}, {config.metric}",
-        ("image", {"overflow": "fold"}),
-        ("size", right),
-        ("model size", right),
-        ("tokens", right),
-        ("kept", right),
-        ("retain ratio", right),
-        ("τ", right),
-        ("largest error", right),
-        ("ms", right),
-    )
+# Columns in the order of the table: heading, cell, and the terminal width from which it is shown.
+_COLUMNS: tuple[tuple[str, Callable[[Row], str], int], ...] = (
+    ("size", lambda row: f"{row['width']} × {row['height']}", 110),
+    ("model size", lambda row: f"{row['model_width']} × {row['model_height']}", 104),
+    ("tokens", lambda row: f"{row['tokens']:,}", 0),
+    ("kept", lambda row: f"{row['kept']:,}" if row["budget_met"] else f"[red]{row['kept']:,} ![/]", 0),
+    ("retain ratio", lambda row: f"[bold]{row['retain_ratio']:.3f}[/]", 0),
+    ("τ", lambda row: f"{row['threshold']:.4g}", 70),
+    ("largest error", lambda row: f"{row['largest_error']:.4g}", 92),
+    ("ms", lambda row: f"{row['milliseconds']:.2f}", 110),
+)
+
+
+def _print(batch: _Batch) -> None:
+    rows, config = batch.rows, batch.config
+    columns = [(name, cell) for name, cell, least in _COLUMNS if common.out.width >= least]
+    lines = []
     for row in rows:
         label = row["image"] if row["page"] is None else f"{row['image']} page {row['page']}"
-        table.add_row(
-            escape(label),
-            f"{row['width']} × {row['height']}",
-            f"{row['model_width']} × {row['model_height']}",
-            f"{row['tokens']:,}",
-            f"{row['kept']:,}" if row["budget_met"] else f"[red]{row['kept']:,}[/]",
-            f"[bold]{row['retain_ratio']:.3f}[/]",
-            f"{row['threshold']:.4g}",
-            f"{row['largest_error']:.4g}",
-            f"{row['milliseconds']:.2f}",
-        )
+        lines.append([common.printable(label), *(cell(row) for _, cell in columns)])
+    footer = []
     if len(rows) > 1:
         tokens, kept = sum(row["tokens"] for row in rows), sum(row["kept"] for row in rows)
-        table.add_section()
-        total = f"{len(rows)} images"
-        table.add_row(total, "", "", f"{tokens:,}", f"{kept:,}", f"[bold]{kept / tokens:.3f}[/]", "", "", "")
-    common.print_table(table)
-    over = [row for row in rows if not row["budget_met"]]
+        totals = {"tokens": f"{tokens:,}", "kept": f"{kept:,}", "retain ratio": f"[bold]{kept / tokens:.3f}[/]"}
+        footer = [f"{len(rows)} images", *(totals.get(name, "") for name, _ in columns)]
+    title = f"What {batch.model} would see, {config.predictor}, {config.metric}"
+    common.print_table(title, [("image", "left"), *((name, "right") for name, _ in columns)], lines, footer)
+    over = sum(not row["budget_met"] for row in rows)
     if over:
         common.out.print(
-            f"[red]{len(over)} over the budget[/] of {config.max_tokens:,} tokens at the largest τ allowed, "
-            f"{config.max_threshold:g}; raise --max-threshold to go further.",
+            f"[red]{over} of {len(rows)}[/] (marked !) could not be brought to {config.max_tokens:,} tokens "
+            f"with τ up to {config.max_threshold:g}; raise --max-threshold, or try --metric rmse.",
             soft_wrap=True,
         )
-    common.out.print(f"Pictures in {escape(str(output))}", soft_wrap=True, highlight=False)
+    common.out.print(f"Pictures: {common.printable(str(batch.output))}/NAME.kept.png", soft_wrap=True)

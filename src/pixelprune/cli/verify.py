@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixelprune import models
+from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
+from pixelprune.cli._sheets import Sheet, find_sheets
 from pixelprune.config import PruneConfig
 from pixelprune.images import ImageError
 from pixelprune.verify import Check, configs, verify_image
@@ -30,22 +31,22 @@ def verify(
     try:
         block = models.preset(model).block
         plan = configs(PruneConfig(threshold=threshold).threshold)
+        if not threshold:
+            raise ValueError("threshold must be above 0 here, got 0; Proposition 1 is checked at 0 in any case")
     except ValueError as error:
         common.refuse(error)
-    if not threshold:
-        common.refuse("threshold must be above 0 here, got 0; Proposition 1 is checked at 0 in any case")
     common.prepare_kernels()
-    sheets, errors = common.sheets(paths)
+    sheets, errors = find_sheets(paths)
     for line in errors:
         common.print_error(line)
-    results: list[tuple[common.Sheet, Check]] = []
+    results: list[tuple[Sheet, Check]] = []
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=common.err, transient=True) as progress:
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:
             for sheet in sheets:
-                progress.update(task, description=escape(sheet.path.name))
+                progress.update(task, description=common.printable(sheet.path.name))
                 try:
                     _, image = sheet.load(model, dpi)
                     for check in verify_image(image, threshold, block=block):
@@ -65,14 +66,14 @@ def verify(
     for sheet, check in broken:
         common.print_error(f"{sheet.label}: proposition {check.proposition} broke with {check.config.to_json()}")
     if broken:
-        raise typer.Exit(common.EXIT_BROKEN)
+        raise typer.Exit(EXIT_BROKEN)
     if interrupted:
-        raise typer.Exit(common.EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if errors:
-        raise typer.Exit(common.EXIT_INPUT)
+        raise typer.Exit(EXIT_INPUT)
 
 
-def _as_json(results: list[tuple[common.Sheet, Check]], errors: list[str]) -> dict[str, Any]:
+def _as_json(results: list[tuple[Sheet, Check]], errors: list[str]) -> dict[str, Any]:
     checks = [
         {
             "image": str(sheet.path),
@@ -84,32 +85,28 @@ def _as_json(results: list[tuple[common.Sheet, Check]], errors: list[str]) -> di
         }
         for sheet, check in results
     ]
-    return {"holds": all(check.holds for _, check in results), "checks": checks, "errors": errors}
+    return {"holds": bool(results) and all(check.holds for _, check in results), "checks": checks, "errors": errors}
 
 
-def _print(results: list[tuple[common.Sheet, Check]], plan: list[PruneConfig]) -> None:
-    right: dict[str, Any] = {"justify": "right"}
-    table = common.new_table(
-        f"{len(results)} checks on {len({sheet for sheet, _ in results})} images",
-        ("proposition", {}),
-        ("predictor", {}),
-        ("metric", {}),
-        ("τ", right),
-        ("largest error", right),
-        ("holds", right),
-    )
+def _print(results: list[tuple[Sheet, Check]], plan: list[PruneConfig]) -> None:
+    rows = []
     for config in plan:
         checks = [check for _, check in results if check.config == config]
         if not checks:
             continue
         holding = sum(check.holds for check in checks)
         colour = "green" if holding == len(checks) else "red"
-        table.add_row(
-            f"{checks[0].proposition}: {'equal' if checks[0].proposition == 1 else 'within τ'}",
-            config.predictor,
-            config.metric if config.threshold else "",
-            f"{config.threshold:g}",
-            f"{max(check.largest_error for check in checks):.4g}",
-            f"[{colour}]{holding} of {len(checks)}[/]",
+        rows.append(
+            [
+                f"{checks[0].proposition}: {'equal' if checks[0].proposition == 1 else 'within τ'}",
+                config.predictor,
+                config.metric if config.threshold else "",
+                f"{config.threshold:g}",
+                f"{max(check.largest_error for check in checks):.4g}",
+                f"[{colour}]{holding} of {len(checks)}[/]",
+            ]
         )
-    common.print_table(table)
+    images = len({sheet for sheet, _ in results})
+    title = f"{len(results)} checks on {images} image{'' if images == 1 else 's'}"
+    left = [(name, "left") for name in ("proposition", "predictor", "metric")]
+    common.print_table(title, [*left, *((name, "right") for name in ("τ", "largest error", "holds"))], rows, [])

@@ -1,0 +1,19 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a new file, then put it at `path` in one step; if it fails, nothing changes."""
+    # A folder of its own, unlike a temporary file, leaves the file with ordinary permissions.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pixelprune-") as folder:
+        part = Path(folder) / path.name
+        with part.open("wb") as file:
+            write(file)
+        os.replace(part, path)

@@ -1,0 +1,104 @@
+"""From the paths of a command line to the images to work on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
+
+from pixelprune._engine import Image
+from pixelprune.images import ImageError, fit_image, is_pdf, load_image, page_count
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One image to work on: a file, or one page of a PDF."""
+
+    path: Path
+    page: int | None = None
+
+    @property
+    def label(self) -> str:
+        """How to name it to a person."""
+        return str(self.path) if self.page is None else f"{self.path} page {self.page}"
+
+    def load(self, model: str, dpi: int) -> tuple[tuple[int, int], Image]:
+        """Its (height, width) as a file, and the image that `model` would see.
+
+        Raises:
+            ImageError: it cannot be read, or the model cannot take it.
+        """
+        image = load_image(self.path, page=self.page or 1, dpi=dpi)
+        try:
+            return (image.shape[0], image.shape[1]), fit_image(image, model)
+        except ValueError as error:
+            raise ImageError(f"{self.label}: {error}") from None
+
+
+def find_sheets(paths: list[str], leave_out: Path | None = None) -> tuple[list[Sheet], list[str]]:
+    """All images that `paths` stand for, and a line for each path that cannot be used.
+
+    Folders are searched in depth, by the suffixes of image files; hidden files and folders, links to
+    folders, and the folder `leave_out` are passed over.
+    """
+    sheets: list[Sheet] = []
+    errors: list[str] = []
+    for path in paths:
+        if not path:
+            errors.append("an empty path was given")
+            continue
+        for file in _files(Path(path), leave_out, errors):
+            try:
+                sheets += [Sheet(file, page + 1) for page in range(page_count(file))] if is_pdf(file) else [Sheet(file)]
+            except ImageError as error:
+                errors.append(str(error))
+    return sheets, errors
+
+
+def _files(path: Path, leave_out: Path | None, errors: list[str]) -> list[Path]:
+    """The image files below a folder; `path` itself if it is none."""
+    try:
+        if not path.is_dir():
+            return [path]
+    except OSError:  # a name that is too long, say: reading it will find out and tell
+        return [path]
+    suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
+    excluded = leave_out.resolve() if leave_out else None
+    found: list[Path] = []
+    before = len(errors)
+    for parent, folders, names in os.walk(path, onerror=lambda error: errors.append(_unreadable(error))):
+        inner = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in inner if Path(parent, name).resolve() != excluded]
+        visible = sorted(name for name in names if not name.startswith("."))
+        found += [Path(parent, name) for name in visible if Path(name).suffix.lower() in suffixes]
+    if not found and len(errors) == before:
+        errors.append(f"{path}: no image in this folder")
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}"
+
+
+def with_names(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
+    """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken."""
+    taken: set[str] = set()
+    for sheet in sheets:
+        page = "" if sheet.page is None else f"-page{sheet.page}"
+        for name in _candidates(sheet.path, page):
+            if name.casefold() not in taken:
+                break
+        taken.add(name.casefold())
+        yield sheet, name
+
+
+def _candidates(path: Path, page: str) -> Iterator[str]:
+    yield path.stem + page
+    yield path.name + page
+    number = 2
+    while True:
+        yield f"{path.name}{page}-{number}"
+        number += 1

@@ -1,0 +1,49 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+import warnings
+
+import typer
+
+import pixelprune
+from pixelprune.cli import bench, show, verify
+
+# Pillow's decoders warn about oddities of files that they read all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+app = typer.Typer(
+    name="pixelprune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Drop the redundant blocks of an image before a vision-language model sees it.\n\n"
+        "Start with [bold]pixelprune show page.png[/bold]: how many visual tokens your file would save, "
+        "and a picture of what stays."
+    ),
+    epilog=(
+        "Exit codes: 0 all well, 1 a proposition broke, 2 an option or a file was not usable "
+        "(the other files are still done), 130 interrupted."
+    ),
+)
+app.command("show")(show.show)
+app.command("verify")(verify.verify)
+app.add_typer(bench.app, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pixelprune {pixelprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
