@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo     install, then show which blocks of two samples are kept (pictures in overlays/)"
 	@echo "make test     install with test dependencies, then format check, lint, types and tests"
-	@echo "make bench    time the selection on this machine"
+	@echo "make bench    time the selection on this machine, against torch code too (installs as make test does)"
 	@echo "make figures  make the picture and the tables of the README and of docs/benchmark.md anew"
 	@echo "make samples  draw the sample images anew (needs Chromium)"
 	@echo "make clean    remove the environment and all caches"

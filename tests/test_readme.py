@@ -6,13 +6,20 @@ import re
 import runpy
 import shutil
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
+from pixelprune import predictors
 from pixelprune.samples import sample_path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_of(page: str) -> CodeType:
+    """All Python of a page, in order, as a reader would paste it."""
+    return compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "page", "exec")
 
 
 def test_python_in_the_readme_runs(
@@ -20,11 +27,20 @@ def test_python_in_the_readme_runs(
 ) -> None:
     shutil.copy(sample_path("page"), tmp_path / "page.png")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(code_of(README), names)
     assert re.fullmatch(r"\d+ of 1961\n", capsys.readouterr().out)
-    assert names["restored"].shape == names["image"].shape  # type: ignore[attr-defined]
+    assert names["restored"].shape == (1696, 1184, 3)  # type: ignore[attr-defined]
+    assert names["selection"].block == 28  # type: ignore[attr-defined]
+
+
+def test_python_in_the_method_page_runs() -> None:
+    names: dict[str, object] = {}
+    exec(code_of((ROOT / "docs" / "method.md").read_text(encoding="utf-8")), names)
+    try:
+        assert predictors.get("upper").rule is names["upper"]
+    finally:
+        predictors.unregister("upper")
 
 
 def test_sample_table_is_what_the_script_counts() -> None:
