@@ -88,7 +88,8 @@ def bench_notes(result: dict[str, Any]) -> str:
     return (
         f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
         f"numpy {machine['numpy']}; medians of one run on one thread.\n\n"
-        f"- {threads['threads']} threads make {threads['speed_up']:.2f} × the selections of one (2048², τ = 0), each tied to a core.\n"
+        f"- {threads['threads']} threads, each tied to a core, make {threads['speed_up']:.2f} × the selections of one "
+        f"(2048², τ = 0).\n"
         f"- `import pixelprune`: {startup['import']:.0f} ms. First call in a fresh process, kernels already stored: "
         f"{startup['first_call']:.0f} ms."
     )
