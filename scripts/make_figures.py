@@ -43,7 +43,7 @@ def picture() -> None:
 
 
 def samples_table() -> str:
-    """What is kept of the shipped samples: the same on every machine."""
+    """What is kept of the shipped samples: the same everywhere, but for how a Pillow version resizes."""
     lines = [
         "| sample | model | visual tokens | kept, τ = 0 | kept, τ = 0.02 | kept, τ = 0.02, rmse |",
         "|---|---|---:|---:|---:|---:|",
