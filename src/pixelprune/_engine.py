@@ -38,7 +38,7 @@ def _sources(
     rows, columns = image.shape[0] // block, image.shape[1] // block
     largest = limit(threshold, metric, block * block * channels(image))
     if predictor.kernel is None:
-        return _scan_in_python(image, block, predictor, largest, metric, keep, rows, columns)
+        return _scan_in_python(image, block, predictor, largest, metric, keep)
     from pixelprune import _native  # loads llvmlite, which `import pixelprune` need not wait for
 
     image = _with_contiguous_rows(image)
@@ -71,20 +71,17 @@ def _scan_in_python(
     largest: int,
     metric: str,
     keep: npt.NDArray[np.bool_] | None,
-    rows: int,
-    columns: int,
 ) -> Source:
+    rows, columns = image.shape[0] // block, image.shape[1] // block
+
     def match(p: int, q: int) -> bool:
         if p == q:
             return True
         x, y = block_at(image, p, block), block_at(image, q, block)
         return int(totals(x, y, metric, tuple(range(x.ndim)))) <= largest
 
-    def dropped(n: int, _: int) -> bool:
-        assert keep is not None
-        return not keep.flat[n]
-
-    source = scan(predictor, rows, columns, match, match if keep is None else dropped)
+    drop = match if keep is None else lambda n, _: not keep.flat[n]
+    source = scan(predictor, rows, columns, match, drop)
     return np.array(source, np.int32).reshape(rows, columns)
 
 
