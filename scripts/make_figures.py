@@ -72,8 +72,10 @@ def bench_table(result: dict[str, Any]) -> str:
     for name, label in (
         ("exact", "selecting from a page, τ = 0"),
         ("bounded", "selecting from a page, τ = 0.02"),
+        ("rmse", "selecting from a page, τ = 0.02, rmse"),
         ("photo_exact", "selecting from a photograph, τ = 0"),
         ("photo_bounded", "selecting from a photograph, τ = 0.02"),
+        ("photo_rmse", "selecting from a photograph, τ = 0.02, rmse"),
         ("torch", "float torch code, τ = 0"),
         ("torch_compare", "its comparisons alone, patches given"),
     ):

@@ -174,7 +174,7 @@ class TestFile:
     def test_missing_file_and_unwritable_place(self, tmp_path: Path, page: np.ndarray) -> None:
         with pytest.raises(FileNotFoundError):
             Compressed.load(tmp_path / "none")
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"no folder/file'$"):
             encode(page).save(tmp_path / "no folder" / "file")
 
     def test_nothing_else_is_touched(self, path: Path, page: np.ndarray) -> None:

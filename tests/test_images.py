@@ -166,8 +166,8 @@ def _broken_pdf(path: Path) -> None:
 BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (_empty, "the file is empty"),
     "text": (_text, "not an image in a format that Pillow reads"),
-    "truncated.png": (_truncated_png, "truncated"),
-    "truncated.jpg": (_truncated_jpeg, "truncated"),
+    "truncated.png": (_truncated_png, "damaged image: .*truncated"),
+    "truncated.jpg": (_truncated_jpeg, "damaged image: .*truncated"),
     "header.png": (_header_only, "not an image in a format|[Tt]runcated"),
     "pixel.png": (_single_pixel, "a single pixel holds nothing to predict or to prune"),
     "bomb.png": (_bomb, "more than 178,956,970 pixels, refused as a decompression bomb"),
@@ -188,7 +188,9 @@ def test_bad_files_are_one_line(name: str, tmp_path: Path) -> None:
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none.png: no such file"):
         load_image(tmp_path / "none.png")
-    with pytest.raises(ImageError, match="a folder, a pipe or a device, and no file"):
+    with pytest.raises(ImageError, match="path must be the path of a file, got Image; fit_image takes Pillow images"):
+        load_image(PIL.Image.new("L", (9, 9)))  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="not a regular file, but a folder, a pipe or a device"):
         load_image(tmp_path)
 
 

@@ -276,8 +276,14 @@ class TestBudget:
         ),
         (np.zeros((32, 32, 4), np.uint8), r"shape \(H, W, 3\) or \(H, W\), got \(32, 32, 4\); .*pixelprune.fit_image"),
         (np.zeros((1, 32, 32, 3), np.uint8), r"shape \(H, W, 3\) or \(H, W\), got \(1, 32, 32, 3\)"),
-        (np.zeros((33, 32, 3), np.uint8), r"multiples of block \(32\) and not 0, got 33 x 32; pixelprune.fit_image"),
-        (np.zeros((32, 0, 3), np.uint8), r"multiples of block \(32\) and not 0, got 32 x 0; pixelprune.fit_image"),
+        (
+            np.zeros((33, 32, 3), np.uint8),
+            r"multiples of block \(32\) and not 0, got 33 x 32 \(H x W\); pixelprune.fit",
+        ),
+        (
+            np.zeros((32, 0, 3), np.uint8),
+            r"multiples of block \(32\) and not 0, got 32 x 0 \(H x W\); pixelprune.fit",
+        ),
     ],
 )
 def test_refuses_what_is_no_image(image: object, text: str) -> None:

@@ -1,5 +1,12 @@
 """PixelPrune: drop the redundant blocks of an image before a vision-language model sees it.
 
+load_image, fit_image  a file, or an image, as the uint8 array that a model would see
+select, Selection      which of its blocks to keep, and what rebuilds the others
+encode, decode         kept blocks and positions (Compressed), and the image back from them
+PruneConfig            what may be dropped: threshold, metric, predictor, budget
+
+Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .verify, .baselines, .bench.
+
 >>> import numpy as np
 >>> import pixelprune
 >>> page = np.full((64, 96, 3), 255, np.uint8)

@@ -41,7 +41,7 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
     """Median milliseconds of each contender on `image` at side × side pixels, on one thread.
 
     Contenders take turns within each round, so that a slow moment hits all of them; two rounds of
-    warm-up are thrown away. ``photo_*`` runs on an image from which nothing can be dropped.
+    warm-up are thrown away. ``photo_*`` runs on an image from which nothing can be dropped in max.
 
     Returns:
         Milliseconds by contender. If torch is installed, ``torch`` is `float_torch_keep` from the
@@ -49,13 +49,15 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
     """
     page = _square(image, side)
     photo = photograph(side)
-    exact, bounded = PruneConfig(), PruneConfig(threshold=0.02)
+    exact, bounded, rmse = PruneConfig(), PruneConfig(threshold=0.02), PruneConfig(threshold=0.02, metric="rmse")
     contenders: dict[str, Callable[[], object]] = {
         "copy": lambda: page.copy(),
         "exact": lambda: select(page, exact),
         "bounded": lambda: select(page, bounded),
+        "rmse": lambda: select(page, rmse),
         "photo_exact": lambda: select(photo, exact),
         "photo_bounded": lambda: select(photo, bounded),
+        "photo_rmse": lambda: select(photo, rmse),
     }
     result = _medians(contenders, rounds)
     result["retain_ratio"] = select(page, exact).retain_ratio

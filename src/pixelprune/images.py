@@ -51,6 +51,8 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
         >>> load_image(sample_path("page")).shape
         (1684, 1191, 3)
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ImageError(f"path must be the path of a file, got {type(path).__name__}; fit_image takes Pillow images")
     path = Path(path)
     if is_pdf(path):
         with _opened_pdf(path) as document:
@@ -136,7 +138,7 @@ def is_pdf(path: Path) -> bool:
     with _one_line(path):
         # Opening a pipe can wait for ever, and what was read from it would be gone.
         if path.exists() and not path.is_file():
-            raise ImageError("a folder, a pipe or a device, and no file")
+            raise ImageError("not a regular file, but a folder, a pipe or a device")
         with path.open("rb") as file:
             head = file.read(1024)
         if not head:
@@ -223,6 +225,7 @@ def _one_line(path: Path, problem: str = "") -> Iterator[None]:
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to decode it") from None
     except Exception as error:  # decoders raise nearly anything on damaged data
-        told = (isinstance(error, OSError) and error.strerror) or str(error)
-        reason = problem or " ".join(told.split()) or type(error).__name__
+        by_system = isinstance(error, OSError) and error.strerror
+        told = by_system or f"damaged image: {error or type(error).__name__}"
+        reason = problem or " ".join(told.split())
         raise ImageError(f"{path}: {reason}") from None

@@ -92,7 +92,7 @@ class ModelPreset:
         if ratio > MAX_ASPECT_RATIO:
             raise ValueError(
                 f"image must have an aspect ratio of at most {MAX_ASPECT_RATIO}:1, got {ratio:.0f}:1; "
-                f"{self.name} takes none beyond it, so crop or split it"
+                f"{self.name} accepts no more than that, so crop or split it"
             )
         near = round(height / block) * block, round(width / block) * block
         if near[0] * near[1] > self.max_pixels:

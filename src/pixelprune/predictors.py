@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from pixelprune._codes import PRED2D, RASTER, SERPENTINE
 
@@ -147,7 +149,7 @@ def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
         if not callable(value):
             raise ValueError(f"{argument} must be a function, got {value!r}")
     if name in _REGISTRY:
-        raise ValueError(f"name must be new, got {name!r}, which is already a predictor; choose another")
+        raise ValueError(f"name must be new, got {name!r}, which is a predictor; choose another or unregister it")
     predictor = Predictor(name, rule, order)
     _REGISTRY[name] = predictor
     return predictor
@@ -187,16 +189,20 @@ def scan(
         ValueError: the rule names a block that is not kept, or the order is not one of all blocks.
     """
     total = rows * columns
-    blocks = range(total)
     source = [_UNVISITED] * total
     for n in predictor.order(rows, columns):
-        if n not in blocks or source[n] != _UNVISITED:
+        if not _is_index(n, total) or source[n] != _UNVISITED:
             raise ValueError(f"predictor {predictor.name!r} must visit blocks 0 to {total - 1} once each, got {n!r}")
         p = predictor.rule(n, columns, source, same)
-        if p is not None and (p not in blocks or source[p] != p):
-            raise ValueError(f"predictor {predictor.name!r} must return kept blocks, got {p!r} for block {n}")
+        if p is not None and not (_is_index(p, total) and source[p] == p):
+            raise ValueError(f"predictor {predictor.name!r} must return blocks kept before, got {p!r} for block {n}")
         source[n] = p if p is not None and drop(n, p) else n
     if _UNVISITED in source:
         missing = source.index(_UNVISITED)
         raise ValueError(f"predictor {predictor.name!r} must visit every block, its order left out {missing}")
     return source
+
+
+def _is_index(value: Any, total: int) -> bool:
+    # A rule of the user's own may return anything; numpy's integers are fine.
+    return isinstance(value, Integral) and value in range(total)

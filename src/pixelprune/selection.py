@@ -208,7 +208,7 @@ def check_image(image: Any, block: Any) -> tuple[Image, int]:
     height, width = image.shape[:2]
     if not height or not width or height % block or width % block:
         raise ValueError(
-            f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width}; "
-            "pixelprune.fit_image brings it to such a size"
+            f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width} (H x W); "
+            "pixelprune.fit_image brings it to such a size, and its model tells the block to pass here"
         )
     return np.asarray(image), block

@@ -23,7 +23,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
-        print(f"error {error}", file=sys.stderr)  # noqa: T201, rich may be what failed
+        print(f"error: {error.strerror or error}", file=sys.stderr)  # noqa: T201, rich may be what failed
         # Python would flush the broken stream once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_INPUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import nullcontext
 from typing import Annotated, Any, NoReturn
@@ -26,7 +27,7 @@ Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="PATH",
-        help="Images, PDFs, or folders, which are searched in depth (hidden files are passed over).",
+        help="Images, PDFs, or folders, which are searched with all subfolders (hidden files are passed over).",
         show_default=False,
     ),
 ]
@@ -39,6 +40,9 @@ Dpi = Annotated[int, typer.Option(min=1, help="Resolution at which PDF pages are
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+_ARGUMENTS = r"(?<![\w-])(max_tokens|max_threshold|threshold|metric|predictor|model)\b"
+
+
 def printable(text: str) -> str:
     """`text` on one line, with control characters spelt out and markup made harmless."""
     return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
@@ -46,22 +50,23 @@ def printable(text: str) -> str:
 
 def print_error(line: str) -> None:
     """One line on the error stream, whatever characters it holds."""
-    err.print(f"[bold red]error[/] {printable(line)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {printable(line)}", soft_wrap=True)
 
 
 def refuse(error: Exception) -> NoReturn:
     """Print one line and stop: the command line itself cannot be carried out."""
     line = describe(error)
-    for name in ("max_tokens", "max_threshold"):
-        line = line.replace(name, "--" + name.replace("_", "-"))
+    # The library speaks of its arguments and to people who write Python.
+    line = line.replace(", or None for no budget", "").partition("; add your own")[0]
+    line = re.sub(_ARGUMENTS, lambda name: "--" + name[0].replace("_", "-"), line)
     print_error(line)
     raise typer.Exit(EXIT_INPUT)
 
 
 def describe(error: Exception) -> str:
     """What a person should read of an error."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 

@@ -38,11 +38,15 @@ class Sheet:
             raise ImageError(f"{self.label}: {error}") from None
 
 
-def find_sheets(paths: list[str], leave_out: Path | None = None) -> tuple[list[Sheet], list[str]]:
+# What `show` calls its pictures; in folders they are passed over.
+PICTURE_SUFFIX = ".kept.png"
+
+
+def find_sheets(paths: list[str]) -> tuple[list[Sheet], list[str]]:
     """All images that `paths` stand for, and a line for each path that cannot be used.
 
-    Folders are searched in depth, by the suffixes of image files; hidden files and folders, links to
-    folders, and the folder `leave_out` are passed over.
+    Folders are searched with all their subfolders, by the suffixes of image files; hidden files
+    and folders, links to folders, and pictures that `show` made are passed over.
     """
     sheets: list[Sheet] = []
     errors: list[str] = []
@@ -50,7 +54,7 @@ def find_sheets(paths: list[str], leave_out: Path | None = None) -> tuple[list[S
         if not path:
             errors.append("an empty path was given")
             continue
-        for file in _files(Path(path), leave_out, errors):
+        for file in _files(Path(path), errors):
             try:
                 sheets += [Sheet(file, page + 1) for page in range(page_count(file))] if is_pdf(file) else [Sheet(file)]
             except ImageError as error:
@@ -58,7 +62,7 @@ def find_sheets(paths: list[str], leave_out: Path | None = None) -> tuple[list[S
     return sheets, errors
 
 
-def _files(path: Path, leave_out: Path | None, errors: list[str]) -> list[Path]:
+def _files(path: Path, errors: list[str]) -> list[Path]:
     """The image files below a folder; `path` itself if it is none."""
     try:
         if not path.is_dir():
@@ -66,14 +70,12 @@ def _files(path: Path, leave_out: Path | None, errors: list[str]) -> list[Path]:
     except OSError:  # a name that is too long, say: reading it will find out and tell
         return [path]
     suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
-    excluded = leave_out.resolve() if leave_out else None
     found: list[Path] = []
     before = len(errors)
     for parent, folders, names in os.walk(path, onerror=lambda error: errors.append(_unreadable(error))):
-        inner = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in inner if Path(parent, name).resolve() != excluded]
-        visible = sorted(name for name in names if not name.startswith("."))
-        found += [Path(parent, name) for name in visible if Path(name).suffix.lower() in suffixes]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        wanted = [name for name in names if not name.startswith(".") and not name.endswith(PICTURE_SUFFIX)]
+        found += [Path(parent, name) for name in wanted if Path(name).suffix.lower() in suffixes]
     if not found and len(errors) == before:
         errors.append(f"{path}: no image in this folder")
     return sorted(found)

@@ -51,8 +51,10 @@ _LABELS = {
     "copy": "copy of the image",
     "exact": "select, τ = 0",
     "bounded": "select, τ = 0.02",
+    "rmse": "select, τ = 0.02, rmse",
     "photo_exact": "select a photograph, τ = 0",
     "photo_bounded": "select a photograph, τ = 0.02",
+    "photo_rmse": "select a photograph, τ = 0.02, rmse",
     "torch": "float torch, τ = 0",
     "torch_compare": "float torch, comparing alone",
 }

@@ -13,7 +13,7 @@ import typer
 from pixelprune import models
 from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
-from pixelprune.cli._sheets import Sheet, find_sheets, with_names
+from pixelprune.cli._sheets import PICTURE_SUFFIX, Sheet, find_sheets, with_names
 from pixelprune.config import PruneConfig
 from pixelprune.images import ImageError
 from pixelprune.overlay import overlay
@@ -52,11 +52,14 @@ def show(
     try:
         models.preset(model)
         config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold)
-        output.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         common.refuse(error)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        common.refuse(ValueError(f"--output must be a folder that can be written to, got {common.describe(error)}"))
     common.prepare_kernels()
-    sheets, errors = find_sheets(paths, leave_out=output)
+    sheets, errors = find_sheets(paths)
     for line in errors:
         common.print_error(line)
     batch = _Batch(model, config, dpi, grid, output, [], errors, {sheet.path.resolve() for sheet in sheets})
@@ -102,7 +105,7 @@ class _Batch:
         start = time.perf_counter()
         selection = select(image, self.config, block=models.preset(self.model).block)
         milliseconds = 1e3 * (time.perf_counter() - start)
-        picture = self.output / f"{name}.kept.png"
+        picture = self.output / f"{name}{PICTURE_SUFFIX}"
         drawn = True
         try:
             if picture.resolve() in self.inputs:
@@ -164,8 +167,14 @@ def _print(batch: _Batch) -> None:
     over = sum(not row["budget_met"] for row in rows)
     if over:
         common.out.print(
-            f"[red]{over} of {len(rows)}[/] (marked !) could not be brought to {config.max_tokens:,} tokens "
-            f"with τ up to {config.max_threshold:g}; raise --max-threshold, or try --metric rmse.",
+            f"[red]{over} of {len(rows)}[/] (marked !) could not be brought to --max-tokens {config.max_tokens} "
+            f"with τ up to {config.max_threshold:g}; raise --max-threshold"
+            + (", or try --metric rmse." if config.metric == "max" else "."),
             soft_wrap=True,
         )
-    common.out.print(f"Pictures: {common.printable(str(batch.output))}/NAME.kept.png", soft_wrap=True)
+    for row in rows:
+        plain = Path(row["image"]).stem + PICTURE_SUFFIX
+        if row["overlay"] and row["page"] is None and Path(row["overlay"]).name != plain:
+            line = f"{common.printable(row['image'])} is drawn in {common.printable(row['overlay'])}"
+            common.out.print(line, soft_wrap=True)
+    common.out.print(f"Pictures: {common.printable(str(batch.output))}/NAME{PICTURE_SUFFIX}", soft_wrap=True)

@@ -42,7 +42,7 @@ def verify(
     results: list[tuple[Sheet, Check]] = []
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=common.err, transient=True) as progress:
+    with Progress(*columns, console=common.err, transient=True, disable=not common.err.is_terminal) as progress:
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:
             for sheet in sheets:
