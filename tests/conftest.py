@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pixelprune import fit_image, load_image
 from pixelprune.samples import SAMPLES, sample_path
 
+# A busy machine is no bug of ours.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+# Where the corpus and the golden masks lie, if they do.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder with corpus and golden masks."""
-    if not (SHARED / "golden").is_dir():
-        pytest.skip(f"the corpus and the golden masks are not at {SHARED}")
-    return SHARED
 
 
 @pytest.fixture(scope="session", params=SAMPLES)

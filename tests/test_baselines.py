@@ -36,7 +36,7 @@ def _flood(image: np.ndarray, block: int, level: int) -> list[list[int]]:
 
 
 @given(case=cases(blocks=(1, 4)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_components_are_the_connected_groups(case: Case) -> None:
     level = int(case.level)
     chosen = baselines.components(case.image, PruneConfig(threshold=level / 255), block=case.block)

@@ -17,7 +17,7 @@ from pixelprune import Compressed, PruneConfig, decode, encode, select
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
 @given(case=cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_proposition_1(case: Case, predictor: str) -> None:
     decoded = decode(encode(case.image, PruneConfig(predictor=predictor), block=case.block))
     assert decoded.dtype == np.uint8
@@ -28,7 +28,7 @@ def test_proposition_1(case: Case, predictor: str) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("predictor", PREDICTORS)
 @given(case=cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_proposition_2(case: Case, predictor: str, metric: str) -> None:
     config = PruneConfig(threshold=float(case.threshold), metric=metric, predictor=predictor)
     decoded = decode(encode(case.image, config, block=case.block))

@@ -19,7 +19,7 @@ from pixelprune.selection import largest_error
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("predictor", PREDICTORS)
 @given(case=cases())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_equals_the_reference(case: Case, predictor: str, metric: str) -> None:
     config = PruneConfig(threshold=float(case.threshold), predictor=predictor, metric=metric)
     selection = select(case.image, config, block=case.block)
@@ -217,7 +217,7 @@ class TestBudget:
 
     @pytest.mark.parametrize(("metric", "steps"), [("max", 255), ("mae", 255 * 4), ("rmse", 255 * 4)])
     @given(case=cases(blocks=(1, 4), most=4), budget=st.integers(1, 16), level=st.integers(0, 6))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_any_budget(self, case: Case, budget: int, level: int, metric: str, steps: int) -> None:
         start, largest = float(case.threshold), max(float(case.threshold), level / 255)
         ladder = [start, *(step / steps for step in range(steps) if start < step / steps <= largest), largest]

@@ -81,7 +81,7 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
         uint8 (H', W', 3).
 
     Raises:
-        ValueError: the image is of another kind, or no side may be 200 times the other; the
+        ValueError: the image is of another kind, or one side is more than 200 times the other; the
             model is not known.
 
     Example:
