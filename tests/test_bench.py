@@ -21,7 +21,7 @@ def test_nothing_can_be_dropped_from_the_photograph() -> None:
 
 def test_every_contender_is_timed(page: np.ndarray) -> None:
     times = bench.bench_select(page, 256, rounds=3)
-    always = {"copy", "exact", "bounded", "rmse", "photo_exact", "photo_bounded", "photo_rmse", "retain_ratio"}
+    always = {"copy", "exact", "bounded", "rmse", "photo_exact", "photo_bounded", "photo_rmse"}
     assert set(times) == always | ({"torch", "torch_compare"} if find_spec("torch") else set())
     assert all(value > 0 for value in times.values())
 

@@ -119,6 +119,11 @@ class TestShow:
         assert run("show", "a.png", "-o", ".", cwd=tmp_path).returncode == 0
         assert (tmp_path / "a.png").read_bytes() == sample_path("screen").read_bytes()
         assert (tmp_path / "a.kept.png").exists()
+        drawn = (tmp_path / "a.kept.png").read_bytes()
+        done = run("show", "a.png", "a.kept.png", "--grid", "-o", ".", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == "error: a.kept.png: not written, since it is one of the images to show\n"
+        assert (tmp_path / "a.kept.png").read_bytes() == drawn
 
     def test_odd_paths_are_a_line_each(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.png")

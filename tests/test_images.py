@@ -282,8 +282,8 @@ class TestFit:
             (np.zeros((40, 40, 3)), r"image must be uint8 .* or \(H, W\), got float64 \(40, 40, 3\)"),
             (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); round it to 0..255 and move channels last"),
             (np.zeros((1, 1), np.uint8), "a single pixel holds nothing"),
-            (np.zeros((0, 40, 3), np.uint8), r"image must not be empty, got 0 x 40"),
-            (PIL.Image.new("RGB", (0, 5)), "image must not be empty, got 5 x 0"),
+            (np.zeros((0, 40, 3), np.uint8), r"image must have sides of at least 1 pixel, got 0 x 40"),
+            (PIL.Image.new("RGB", (0, 5)), "image must have sides of at least 1 pixel, got 5 x 0"),
             (np.zeros((10, 4000, 3), np.uint8), "aspect ratio of at most 200:1, got 400:1"),
         ],
     )

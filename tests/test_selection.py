@@ -13,6 +13,7 @@ from reference import reference
 from strategies import METRICS, PREDICTORS, Case, cases
 
 from pixelprune import PruneConfig, decode, encode, select
+from pixelprune import selection as selection_module
 from pixelprune.selection import largest_error
 
 
@@ -248,6 +249,19 @@ class TestBudget:
         image[:, 32:] = 9
         selection = select(image, PruneConfig(max_tokens=1, max_threshold=9 / 255))
         assert (selection.kept, selection.threshold, selection.budget_met) == (1, 9 / 255, True)
+
+    def test_a_copy_that_must_be_made_is_made_once(self, page: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+        flipped, config = page[:320, ::-1], PruneConfig(metric="mae", max_tokens=1)
+        expected = select(flipped.copy(), config)
+        copies: list[np.ndarray] = []
+
+        def counted(image: np.ndarray) -> np.ndarray:
+            copies.append(image)
+            return np.ascontiguousarray(image)
+
+        monkeypatch.setattr(selection_module, "with_contiguous_rows", counted)
+        assert (select(flipped, config).source == expected.source).all()
+        assert len(copies) == 1
 
     @pytest.mark.parametrize("level", [33, 37, 41, 66])
     def test_never_above_the_largest_threshold_by_a_hair(self, page: np.ndarray, level: int) -> None:

@@ -16,7 +16,10 @@ _METRIC_CODES = {"max": MAX, "mae": MAE, "rmse": RMSE}
 
 
 def find_sources(image: Image, block: int, predictor: Predictor, threshold: float, metric: str) -> Source:
-    """Encoder: `source` (R, C) int32 of an image (H, W[, 3]) whose sides are multiples of `block`."""
+    """Encoder: `source` (R, C) int32 of an image (H, W[, 3]) whose sides are multiples of `block`.
+
+    `image` is as `with_contiguous_rows` returns it.
+    """
     return _sources(image, block, predictor, threshold, metric, None)
 
 
@@ -41,7 +44,6 @@ def _sources(
         return _scan_in_python(image, block, predictor, largest, metric, keep)
     from pixelprune import _native  # loads llvmlite, which `import pixelprune` need not wait for
 
-    image = _with_contiguous_rows(image)
     source = np.empty((rows, columns), np.int32)
     kept = np.empty(0, np.uint8) if keep is None else np.ascontiguousarray(keep).view(np.uint8)
     equal, runs = np.empty(columns, np.uint8), np.empty(4 * (columns + 1), np.int64)
@@ -102,7 +104,7 @@ def in_blocks(image: Image, block: int) -> Image:
     return image.reshape(rows, block, columns, block, channels(image)).swapaxes(1, 2)
 
 
-def _with_contiguous_rows(image: Image) -> Image:
+def with_contiguous_rows(image: Image) -> Image:
     """`image` itself if each row of pixels is one stretch of bytes, as in any crop; else a copy."""
     pixel = channels(image)
     inner = (1,) if image.ndim == 2 else (pixel, 1)

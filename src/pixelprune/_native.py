@@ -1,8 +1,8 @@
 """Machine code of the kernels, made once on a machine and stored as an object file.
 
-numba's own cache still makes each process import numba, which takes longer than a hundred
-selections. An object file needs only llvmlite, the library under numba: a first call in a fresh
-process costs some 50 ms. It is looked for beside the package, then in the user's cache folder; it
+numba's own cache still makes each process import numba, which takes far longer than the selections
+of most processes. An object file needs only llvmlite, the library under numba; `pixelprune bench
+select` times a first call. It is looked for beside the package, then in the user's cache folder; it
 is written to the first of the two that can be written, and where none can, each process compiles
 for itself.
 

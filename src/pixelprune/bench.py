@@ -60,7 +60,6 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
         "photo_rmse": lambda: select(photo, rmse),
     }
     result = _medians(contenders, rounds)
-    result["retain_ratio"] = select(page, exact).retain_ratio
     if find_spec("torch"):
         result |= _bench_torch(page)
     return result

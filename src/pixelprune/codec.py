@@ -42,6 +42,10 @@ class Compressed:
 
     Raises:
         ValueError: the parts do not fit together.
+
+    Example:
+        >>> encode(np.zeros((64, 96), np.uint8))
+        <Compressed: 1 of 6 blocks, grid (2, 3), threshold 0>
     """
 
     blocks: npt.NDArray[np.uint8]

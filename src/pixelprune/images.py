@@ -94,8 +94,6 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
         image = _from_array(image)
     elif not isinstance(image, PIL.Image.Image):
         raise ValueError(f"image must be a Pillow image or a numpy array, got {type(image).__name__}")
-    if not image.width or not image.height:
-        raise ValueError(f"image must not be empty, got {image.height} x {image.width}")
     _refuse_single_pixel(image)
     height, width = fitted.fit_size(image.height, image.width)
     rgb = to_rgb(image)
@@ -174,8 +172,6 @@ def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
             f"image must be uint8 (H, W, 3), (H, W, 4) or (H, W), got {image.dtype} {image.shape}; "
             "round it to 0..255 and move channels last"
         )
-    if not image.size:
-        raise ValueError(f"image must not be empty, got {image.shape[0]} x {image.shape[1]}")
     return PIL.Image.fromarray(np.ascontiguousarray(image))
 
 

@@ -37,7 +37,7 @@ def limit(threshold: float, metric: str, samples: int) -> int:
         >>> limit(5 / 255, "rmse", 3072) == 5 * 5 * 3072
         True
     """
-    level = _grey_levels(threshold)
+    level = grey_levels(threshold)
     if metric == "max":
         return math.floor(level)
     if metric == "mae":
@@ -45,7 +45,7 @@ def limit(threshold: float, metric: str, samples: int) -> int:
     return math.floor(level * level * samples)
 
 
-def _grey_levels(threshold: float) -> Fraction:
+def grey_levels(threshold: float) -> Fraction:
     """255 τ, as the simple fraction that a threshold such as 5 / 255 or 0.02 was meant to be.
 
     As a float, 5 / 255 may lie a hair below; blocks at exactly that distance must match.

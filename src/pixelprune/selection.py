@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelprune import predictors
-from pixelprune._engine import Image, Source, block_at, channels, find_sources
+from pixelprune._engine import Image, Source, block_at, channels, find_sources, with_contiguous_rows
 from pixelprune.config import PruneConfig
-from pixelprune.metrics import on_unit_scale, totals
+from pixelprune.metrics import grey_levels, on_unit_scale, totals
 
 # Steps of τ that a budget tries, per grey level. Only for "max" do thresholds between two grey
 # levels select the same.
@@ -31,6 +31,11 @@ class Selection:
         block: B, side of a block in pixels.
         threshold: τ in force, in [0, 1]; with a budget it can be above the configured one.
         budget_met: whether at most `max_tokens` blocks are kept; True if there is no budget.
+
+    Example:
+        >>> import numpy as np
+        >>> select(np.zeros((64, 96), np.uint8))
+        <Selection: 1 of 6 blocks kept, grid (2, 3), threshold 0>
     """
 
     keep: npt.NDArray[np.bool_]
@@ -168,12 +173,12 @@ def _ladder(config: PruneConfig) -> Iterator[float]:
     Each is tried in turn since the count need not fall steadily: a larger τ also changes what is
     predicted from what, so bisection could miss the smallest τ that meets the budget.
     """
-    steps = 255 * _STEPS_PER_LEVEL[config.metric]
-    first = math.floor(config.threshold * steps * (1 + 1e-12)) + 1
-    last = math.floor(config.max_threshold * steps * (1 + 1e-12))
+    per_level = _STEPS_PER_LEVEL[config.metric]
+    first = math.floor(grey_levels(config.threshold) * per_level) + 1
+    last = math.floor(grey_levels(config.max_threshold) * per_level)
     for step in range(first, last + 1):
-        yield min(step / steps, config.max_threshold)
-    if config.max_threshold > max(config.threshold, last / steps):
+        yield min(step / (255 * per_level), config.max_threshold)
+    if config.max_threshold > max(config.threshold, last / (255 * per_level)):
         yield config.max_threshold
 
 
@@ -187,7 +192,7 @@ def check_config(config: Any) -> None:
 
 
 def check_image(image: Any, block: Any) -> tuple[Image, int]:
-    """Both as plain types; a ValueError unless `image` can be cut into blocks as it is."""
+    """Both ready for the engine; a ValueError unless `image` can be cut into blocks as it is."""
     if not isinstance(block, int | np.integer) or isinstance(block, bool) or block < 1:
         raise ValueError(f"block must be a whole number of pixels of at least 1, got {block!r}")
     block = int(block)
@@ -211,4 +216,4 @@ def check_image(image: Any, block: Any) -> tuple[Image, int]:
             f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width} (H x W); "
             "pixelprune.fit_image brings it to such a size, and its model tells the block to pass here"
         )
-    return np.asarray(image), block
+    return with_contiguous_rows(np.asarray(image)), block

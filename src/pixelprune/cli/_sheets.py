@@ -10,6 +10,7 @@ from pathlib import Path
 import PIL.Image
 
 from pixelprune._engine import Image
+from pixelprune.cli._common import describe
 from pixelprune.images import ImageError, fit_image, is_pdf, load_image, page_count
 
 
@@ -72,17 +73,13 @@ def _files(path: Path, errors: list[str]) -> list[Path]:
     suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
     found: list[Path] = []
     before = len(errors)
-    for parent, folders, names in os.walk(path, onerror=lambda error: errors.append(_unreadable(error))):
+    for parent, folders, names in os.walk(path, onerror=lambda error: errors.append(describe(error))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         wanted = [name for name in names if not name.startswith(".") and not name.endswith(PICTURE_SUFFIX)]
         found += [Path(parent, name) for name in wanted if Path(name).suffix.lower() in suffixes]
     if not found and len(errors) == before:
         errors.append(f"{path}: no image in this folder")
     return sorted(found)
-
-
-def _unreadable(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}"
 
 
 def with_names(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
