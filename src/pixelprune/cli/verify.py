@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,9 @@ def verify(
     results: list[tuple[Sheet, Check]] = []
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=common.err, transient=True, disable=not common.err.is_terminal) as progress:
+    progress = Progress(*columns, console=common.err, transient=True)
+    # Started where nobody watches, it would leave an empty line in a log.
+    with progress if common.err.is_terminal else nullcontext():
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:
             for sheet in sheets:
