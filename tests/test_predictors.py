@@ -18,7 +18,7 @@ from pixelprune.predictors import Same
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_compiled_twin_equals_the_rule_in_python(sample: np.ndarray, name: str, metric: str, threshold: float) -> None:
     in_python = replace(predictors.get(name), kernel=None)
-    slow = find_sources(sample, 32, in_python, threshold, metric)
+    slow = find_sources(sample, (32, 32), in_python, threshold, metric)
     assert (select(sample, PruneConfig(threshold, metric, name)).source == slow).all()
 
 

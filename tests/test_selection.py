@@ -14,7 +14,7 @@ from strategies import METRICS, PREDICTORS, Case, cases
 
 from pixelprune import PruneConfig, decode, encode, select
 from pixelprune import selection as selection_module
-from pixelprune.selection import largest_error
+from pixelprune.selection import largest_error, select_patches
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -314,3 +314,54 @@ def test_refuses_what_is_no_block_side(block: object) -> None:
 def test_refuses_a_dict_as_config() -> None:
     with pytest.raises(ValueError, match=r"config must be a PruneConfig, got \{'threshold': 0\}; .*from_dict"):
         select(np.zeros((32, 32), np.uint8), {"threshold": 0})  # type: ignore[arg-type]
+
+
+def cut(image: np.ndarray, patch: int, merge: int, order: str, frames: int) -> np.ndarray:
+    """(h·w, D): the patches of an image (H, W, 3), channels first in each, as processors cut them."""
+    rows, columns = (side // (patch * merge) for side in image.shape[:2])
+    pixels = image.reshape(rows, merge, patch, columns, merge, patch, 3)
+    axes = (0, 3, 1, 4) if order == "block" else (0, 1, 3, 4)
+    patches = pixels.transpose(*axes, 6, 2, 5).reshape(-1, 3, 1, patch * patch)
+    return np.repeat(patches, frames, axis=2).reshape(len(patches), -1)
+
+
+@pytest.mark.parametrize("order", ["block", "raster"])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("level", [0, 5])
+def test_patches_select_as_their_image(
+    sample: np.ndarray, order: str, frames: int, metric: str, predictor: str, level: int
+) -> None:
+    crop = sample[: 32 * 20, : 32 * 17]
+    config = PruneConfig(threshold=level / 255, metric=metric, predictor=predictor)
+    wanted = select(crop, config)
+    got = select_patches(cut(crop, 16, 2, order, frames), (40, 34), config, patch=16, merge=2, order=order)
+    assert np.array_equal(got.source, wanted.source)
+    assert (got.block, got.threshold) == (wanted.block, wanted.threshold)
+    assert 0 < got.kept < got.total
+
+
+def test_patches_to_a_budget(sample: np.ndarray) -> None:
+    crop = sample[: 32 * 20, : 32 * 17]
+    config = PruneConfig(max_tokens=select(crop).kept - 5)
+    got = select_patches(cut(crop, 16, 2, "block", 2), (40, 34), config, patch=16, merge=2)
+    assert got.threshold == select(crop, config).threshold > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"order": "spiral"}, "order must be 'block' or 'raster', got 'spiral'"),
+        ({"merge": 3}, r"grid must have sides that are multiples of merge \(3\) and not 0, got \(4, 6\)"),
+        ({"merge": 0}, "merge must be a whole number of at least 1, got 0"),
+        ({"grid": (4, 8)}, r"patches must have shape \(h·w, D\) = \(32, D\), got \(24, 768\)"),
+        ({"patches": np.zeros((24, 768), np.float32)}, "patches must be a uint8 array, got float32"),
+        ({"patches": [[0]]}, "patches must be a uint8 array, got list"),
+        ({"config": 0.1}, "config must be a PruneConfig"),
+    ],
+)
+def test_refused_patches(changes: dict, text: str) -> None:
+    arguments = {"patches": np.zeros((24, 768), np.uint8), "grid": (4, 6), "patch": 16, "merge": 2, **changes}
+    with pytest.raises(ValueError, match=text):
+        select_patches(**arguments)

@@ -11,37 +11,40 @@ from pixelprune.predictors import Predictor, scan
 
 Image = npt.NDArray[np.uint8]
 Source = npt.NDArray[np.int32]
+# Height and width of one block within the array that holds it: (B, B) in an image of pixels.
+Cell = tuple[int, int]
 
 _METRIC_CODES = {"max": MAX, "mae": MAE, "rmse": RMSE}
 
 
-def find_sources(image: Image, block: int, predictor: Predictor, threshold: float, metric: str) -> Source:
-    """Encoder: `source` (R, C) int32 of an image (H, W[, 3]) whose sides are multiples of `block`.
+def find_sources(image: Image, cell: Cell, predictor: Predictor, threshold: float, metric: str) -> Source:
+    """Encoder: `source` (R, C) int32 of an array (H, W[, 3]) whose sides are multiples of those of `cell`.
 
     `image` is as `with_contiguous_rows` returns it.
     """
-    return _sources(image, block, predictor, threshold, metric, None)
+    return _sources(image, cell, predictor, threshold, metric, None)
 
 
 def repeat_sources(
     image: Image, keep: npt.NDArray[np.bool_], block: int, predictor: Predictor, threshold: float, metric: str
 ) -> Source:
     """Decoder: `source` (R, C) int32, read from the kept blocks of `image` alone."""
-    return _sources(image, block, predictor, threshold, metric, keep)
+    return _sources(image, (block, block), predictor, threshold, metric, keep)
 
 
 def _sources(
     image: Image,
-    block: int,
+    cell: Cell,
     predictor: Predictor,
     threshold: float,
     metric: str,
     keep: npt.NDArray[np.bool_] | None,
 ) -> Source:
-    rows, columns = image.shape[0] // block, image.shape[1] // block
-    largest = limit(threshold, metric, block * block * channels(image))
+    (height, width), samples = cell, channels(image)
+    rows, columns = image.shape[0] // height, image.shape[1] // width
+    largest = limit(threshold, metric, height * width * samples)
     if predictor.kernel is None:
-        return _scan_in_python(image, block, predictor, largest, metric, keep)
+        return _scan_in_python(image, cell, predictor, largest, metric, keep)
     from pixelprune import _native  # loads llvmlite, which `import pixelprune` need not wait for
 
     source = np.empty((rows, columns), np.int32)
@@ -50,8 +53,8 @@ def _sources(
     _native.scan_function()(
         image.ctypes.data,
         image.strides[0],
-        block * channels(image),
-        block,
+        width * samples,
+        height,
         rows,
         columns,
         predictor.kernel,
@@ -68,18 +71,18 @@ def _sources(
 
 def _scan_in_python(
     image: Image,
-    block: int,
+    cell: Cell,
     predictor: Predictor,
     largest: int,
     metric: str,
     keep: npt.NDArray[np.bool_] | None,
 ) -> Source:
-    rows, columns = image.shape[0] // block, image.shape[1] // block
+    rows, columns = image.shape[0] // cell[0], image.shape[1] // cell[1]
 
     def match(p: int, q: int) -> bool:
         if p == q:
             return True
-        x, y = block_at(image, p, block), block_at(image, q, block)
+        x, y = block_at(image, p, cell), block_at(image, q, cell)
         return int(totals(x, y, metric, tuple(range(x.ndim)))) <= largest
 
     drop = match if keep is None else lambda n, _: not keep.flat[n]
@@ -92,10 +95,11 @@ def channels(image: Image) -> int:
     return image.shape[2] if image.ndim == 3 else 1
 
 
-def block_at(image: Image, n: int, block: int) -> Image:
-    """View of block n, (B, B[, 3])."""
-    row, column = divmod(n, image.shape[1] // block)
-    return image[row * block : (row + 1) * block, column * block : (column + 1) * block]
+def block_at(image: Image, n: int, cell: Cell) -> Image:
+    """View of block n, of the shape of `cell` (and 3 channels if the image has them)."""
+    height, width = cell
+    row, column = divmod(n, image.shape[1] // width)
+    return image[row * height : (row + 1) * height, column * width : (column + 1) * width]
 
 
 def in_blocks(image: Image, block: int) -> Image:

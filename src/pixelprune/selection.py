@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelprune import predictors
-from pixelprune._engine import Image, Source, block_at, channels, find_sources, with_contiguous_rows
+from pixelprune._engine import Cell, Image, Source, block_at, channels, find_sources, with_contiguous_rows
 from pixelprune.config import PruneConfig
 from pixelprune.metrics import grey_levels, on_unit_scale, totals
 
@@ -113,14 +113,53 @@ def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
     """
     check_config(config)
     image, block = check_image(image, block)
-    selection = _select_at(config.threshold, image, config, block)
-    if config.max_tokens is None or selection.kept <= config.max_tokens:
-        return selection
-    for threshold in _ladder(config):
-        selection = _select_at(threshold, image, config, block)
-        if selection.kept <= config.max_tokens:
-            return selection
-    return replace(selection, budget_met=False)
+    return _select(image, (block, block), config, block)
+
+
+def select_patches(
+    patches: Image,
+    grid: tuple[int, int],
+    config: PruneConfig = PruneConfig(),
+    *,
+    patch: int,
+    merge: int,
+    order: str = "block",
+) -> Selection:
+    """The same as `select`, for an image that a model's processor has already cut into patches.
+
+    Which values of a patch belong to which pixel does not matter, and values may occur more than
+    once (T equal frames) as long as each occurs equally often: distances stay what they are.
+
+    Args:
+        patches: uint8 (h·w, D), each patch flattened.
+        grid: (h, w), rows and columns of patches, multiples of `merge`.
+        config: what may be dropped; by default τ = 0.
+        patch: P, side of a patch in pixels.
+        merge: m, patches along a side of a block.
+        order: "block" if the m × m patches of a block follow each other, block after block, as
+            Qwen-style processors put them; "raster" if patches go row by row through the image.
+
+    Returns:
+        The selection, its arrays of shape (R, C) = (h / m, w / m).
+
+    Raises:
+        ValueError: an argument is not as described.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.full((64, 96, 3), 255, np.uint8)
+        >>> image[40:50, 40:50] = 0
+        >>> cut = image.reshape(2, 2, 16, 3, 2, 16, 3).transpose(0, 3, 1, 4, 6, 2, 5)  # R, C, m, m, channel, P, P
+        >>> by_patches = select_patches(cut.reshape(24, 768), (4, 6), patch=16, merge=2)
+        >>> bool((by_patches.keep == select(image).keep).all())
+        True
+    """
+    check_config(config)
+    height, width = _check_patches(patches, grid, patch, merge, order)
+    lines = merge if order == "raster" else 1
+    # A block is `lines` stretches of bytes: the array is an image whose blocks are not square.
+    cells = np.ascontiguousarray(patches).reshape(height // merge * lines, -1)
+    return _select(cells, (lines, cells.shape[1] * merge // width), config, merge * patch)
 
 
 def largest_error(image: Image, selection: Selection, metric: str = "max") -> float:
@@ -147,8 +186,8 @@ def largest_error(image: Image, selection: Selection, metric: str = "max") -> fl
     source = selection.source.ravel()
     worst = 0
     for n in np.flatnonzero(~selection.keep):
-        x = block_at(image, int(n), selection.block)
-        y = block_at(image, int(source[n]), selection.block)
+        x = block_at(image, int(n), (selection.block, selection.block))
+        y = block_at(image, int(source[n]), (selection.block, selection.block))
         worst = max(worst, int(totals(x, y, metric, tuple(range(x.ndim)))))
     return on_unit_scale(worst, metric, selection.block**2 * channels(image))
 
@@ -160,9 +199,20 @@ def check_size(image: Image, selection: Selection) -> None:
         raise ValueError(f"image must be {height} x {width}, as its selection says, got {image.shape[:2]}")
 
 
-def _select_at(threshold: float, image: Image, config: PruneConfig, block: int) -> Selection:
+def _select(image: Image, cell: Cell, config: PruneConfig, block: int) -> Selection:
+    selection = _select_at(config.threshold, image, cell, config, block)
+    if config.max_tokens is None or selection.kept <= config.max_tokens:
+        return selection
+    for threshold in _ladder(config):
+        selection = _select_at(threshold, image, cell, config, block)
+        if selection.kept <= config.max_tokens:
+            return selection
+    return replace(selection, budget_met=False)
+
+
+def _select_at(threshold: float, image: Image, cell: Cell, config: PruneConfig, block: int) -> Selection:
     predictor = predictors.get(config.predictor)
-    source = find_sources(image, block, predictor, threshold, config.metric)
+    source = find_sources(image, cell, predictor, threshold, config.metric)
     keep = source.ravel() == np.arange(source.size, dtype=np.int32)
     return Selection(keep.reshape(source.shape), source, block, threshold)
 
@@ -189,6 +239,24 @@ def check_config(config: Any) -> None:
             f"config must be a PruneConfig, got {config!r}; "
             "write PruneConfig(threshold=...), or PruneConfig.from_dict(...) for a dict"
         )
+
+
+def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, order: str) -> tuple[int, int]:
+    """`grid`; a ValueError unless `patches` is the patches of such a grid."""
+    if order not in ("block", "raster"):
+        raise ValueError(f"order must be 'block' or 'raster', got {order!r}")
+    for name, value in (("patch", patch), ("merge", merge)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    height, width = grid
+    if height < 1 or width < 1 or height % merge or width % merge:
+        raise ValueError(f"grid must have sides that are multiples of merge ({merge}) and not 0, got {grid!r}")
+    if not isinstance(patches, np.ndarray) or patches.dtype != np.uint8:
+        kind = patches.dtype if isinstance(patches, np.ndarray) else type(patches).__name__
+        raise ValueError(f"patches must be a uint8 array, got {kind}; take them before they are normalised")
+    if patches.ndim != 2 or len(patches) != height * width or not patches.shape[1]:
+        raise ValueError(f"patches must have shape (h·w, D) = ({height * width}, D), got {patches.shape}")
+    return height, width
 
 
 def check_image(image: Any, block: Any) -> tuple[Image, int]:
