@@ -1,9 +1,9 @@
 """Make the picture and the tables of README.md and docs/benchmark.md.
 
-    python scripts/make_figures.py [picture] [samples] [bench]
+    python scripts/make_figures.py [picture] [samples] [families] [bench] [processor] [prefill]
 
-Tables stand between a pair of HTML comments that name them, and are replaced in place. `bench`
-measures this machine, so run nothing else beside it.
+Tables stand between a pair of HTML comments that name them, and are replaced in place. The last
+three measure this machine, so run nothing else beside them.
 """
 
 from __future__ import annotations
@@ -97,6 +97,65 @@ def bench_notes(result: dict[str, Any]) -> str:
     )
 
 
+def processor_table(result: dict[str, Any]) -> str:
+    """From the JSON of `pixelprune bench processor`."""
+    lines = [
+        "| picture | stock | pruned | faster | `pixel_values`, stock | pruned | retained |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, sides in result["pictures"].items():
+        for side, case in sides.items():
+            lines.append(
+                f"| {name}, {side}² | {case['stock_ms']:.1f} ms | {case['pruned_ms']:.1f} ms "
+                f"| {case['stock_ms'] / case['pruned_ms']:.2f} × | {case['stock_bytes'] / 1e6:.0f} MB "
+                f"| {case['pruned_bytes'] / 1e6:.0f} MB | {case['retain_ratio']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def prefill_table(result: dict[str, Any]) -> str:
+    """From the JSON of `pixelprune bench prefill`."""
+    lines = [
+        "| page | visual tokens | kept | part | full | pruned | faster | by counted operations |",
+        "|---|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for side, case in result["sides"].items():
+        for part, label in (("vision", "vision encoder"), ("language", "language model")):
+            times = case[part]
+            lines.append(
+                f"| {side}² | {case['tokens']:,} | {case['kept']:,} | {label} | {times['full']:.2f} s "
+                f"| {times['pruned']:.2f} s | {times['speed_up']:.2f} × | {times['flops']:.2f} × |"
+            )
+    return "\n".join(lines)
+
+
+def where(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"torch {machine['torch']}, transformers {machine['transformers']}."
+    )
+
+
+def measured(name: str) -> dict[str, Any]:
+    """The JSON of one benchmark command."""
+    command = [sys.executable, "-m", "pixelprune", "bench", name, "--json"]
+    result: dict[str, Any] = json.loads(subprocess.check_output(command))
+    return result
+
+
+def families_table() -> str:
+    """What `pixelprune.transformers` knows."""
+    from pixelprune.transformers import families
+
+    lines = ["| `model_type` | language-model positions | transformers |", "|---|---|---|"]
+    for name in families.names():
+        family = families.family(name)
+        axes = "three axes" if family.positions == "mrope" else "one axis"
+        lines.append(f"| {name} | {axes} | {family.since.removesuffix('.0')} or newer |")
+    return "\n".join(lines)
+
+
 def replace(path: Path, name: str, text: str) -> None:
     """Put `text` between the comments that name it."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -107,17 +166,28 @@ def replace(path: Path, name: str, text: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    wanted = names or ["picture", "samples", "bench"]
+    wanted = names or ["picture", "samples", "families", "bench", "processor", "prefill"]
     if "picture" in wanted:
         picture()
     if "samples" in wanted:
         replace(README, "samples", samples_table())
+    if "families" in wanted:
+        replace(ROOT / "docs" / "transformers.md", "families", families_table())
     if "bench" in wanted:
-        command = [sys.executable, "-m", "pixelprune", "bench", "select", "--json"]
-        result = json.loads(subprocess.check_output(command))
+        result = measured("select")
         replace(BENCHMARK, "bench", bench_table(result))
         replace(BENCHMARK, "notes", bench_notes(result))
         replace(README, "bench", bench_table(result))
+    if "processor" in wanted:
+        result = measured("processor")
+        for path in (README, BENCHMARK):
+            replace(path, "processor", processor_table(result))
+        replace(BENCHMARK, "processor notes", where(result))
+    if "prefill" in wanted:
+        result = measured("prefill")
+        for path in (README, BENCHMARK):
+            replace(path, "prefill", prefill_table(result))
+        replace(BENCHMARK, "prefill notes", where(result))
 
 
 if __name__ == "__main__":

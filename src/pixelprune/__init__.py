@@ -5,6 +5,7 @@ select, Selection      which of its blocks to keep, and what rebuilds the others
 encode, decode         kept blocks and positions (Compressed), and the image back from them
 PruneConfig            what may be dropped: threshold, metric, predictor, budget
 
+For models of transformers: pixelprune.transformers.enable and .disable.
 Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .verify, .baselines, .bench.
 
 >>> import numpy as np
@@ -14,12 +15,23 @@ Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .ver
 1
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from pixelprune.codec import Compressed, decode, encode
 from pixelprune.config import PruneConfig
 from pixelprune.images import fit_image, load_image
 from pixelprune.selection import Selection, select
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Adapters import frameworks, which `import pixelprune` does not wait for.
+    if name in ("transformers",):
+        return import_module(f"pixelprune.{name}")
+    raise AttributeError(f"module 'pixelprune' has no attribute {name!r}")
+
 
 __all__ = [
     "Compressed",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pixelprune import bench
+from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.images import ImageError, load_image
 from pixelprune.samples import sample_path
@@ -45,6 +47,104 @@ def bench_select(
         common.print_json(result)
     else:
         _print(result)
+
+
+Picture = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="The page to resize and process; default: the sample page.")
+]
+
+
+@app.command("processor")
+def bench_processor(
+    image: Picture = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds at the largest size; the median counts.")] = 9,
+    as_json: common.AsJson = False,
+) -> None:
+    """Time the image processor of Qwen3-VL, stock against pruned: a page, a screen, a photograph."""
+    page, adapter = _page_and_adapter(image)
+    pictures = adapter.processor_pictures(page, load_image(sample_path("screen")))
+    with common.err.status("Measuring…"):
+        result = {"machine": _machine(), "pictures": adapter.bench_processor(pictures, rounds=rounds)}
+    if as_json:
+        common.print_json(result)
+        return
+    rows = [
+        [
+            f"{name} {side}²",
+            f"{case['stock_ms']:.1f}",
+            f"{case['pruned_ms']:.1f}",
+            f"{case['stock_ms'] / case['pruned_ms']:.2f} ×",
+            f"{case['stock_bytes'] / 1e6:.0f}",
+            f"{case['pruned_bytes'] / 1e6:.0f}",
+            f"{case['retain_ratio']:.3f}",
+        ]
+        for name, sides in result["pictures"].items()
+        for side, case in sides.items()
+    ]
+    headings = ("stock ms", "pruned ms", "faster", "stock MB", "pruned MB", "retained")
+    title = f"Image processor of Qwen3-VL, τ = 0, median, one thread; {_where(result)}"
+    common.print_table(title, [("", "left"), *((name, "right") for name in headings)], rows, [])
+
+
+@app.command("prefill")
+def bench_prefill(
+    image: Picture = None,
+    depth: Annotated[int, typer.Option(min=1, help="Layers of the encoder, and of the language model.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 3,
+    as_json: common.AsJson = False,
+) -> None:
+    """Time encoder and prefill of a random model as wide as Qwen3-VL-2B, all tokens against kept ones.
+
+    Minutes on a CPU. The last column is the speed-up that counted floating-point operations allow.
+    """
+    page, adapter = _page_and_adapter(image)
+    with common.err.status("Measuring…"):
+        sides = adapter.bench_prefill(page, depth=depth, rounds=rounds)
+        result = {"machine": _machine(), "depth": depth, "sides": sides}
+    if as_json:
+        common.print_json(result)
+        return
+    rows = [
+        [
+            f"{side}², {case['tokens']:,} → {case['kept']:,} tokens",
+            part,
+            f"{case[part]['full']:.2f}",
+            f"{case[part]['pruned']:.2f}",
+            f"{case[part]['speed_up']:.2f} ×",
+            f"{case[part]['flops']:.2f} ×",
+        ]
+        for side, case in sides.items()
+        for part in ("vision", "language")
+    ]
+    title = f"Widths of Qwen3-VL-2B, {depth} layers instead of 24 and 28, τ = 0, median s; {_where(result)}"
+    headings = ("full", "pruned", "faster", "by operations")
+    common.print_table(title, [("", "left"), ("part", "left"), *((n, "right") for n in headings)], rows, [])
+
+
+def _page_and_adapter(image: Path | None) -> tuple[Any, Any]:
+    if not all(find_spec(name) for name in ("torch", "torchvision", "transformers")):
+        common.print_error("this needs torch, torchvision and transformers: pip install 'pixelprune[transformers]'")
+        raise typer.Exit(EXIT_INPUT)
+    try:
+        page = load_image(image or sample_path("page"))
+    except ImageError as error:
+        common.refuse(error)
+    common.prepare_kernels()
+    from pixelprune.transformers import bench as adapter
+
+    return page, adapter
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    return {**bench.machine(), "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _where(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['cpu']}, {machine['date']}"
 
 
 _LABELS = {

@@ -1,0 +1,126 @@
+"""The model families that can be pruned: what differs between them, one short entry each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one `config.model_type` lay out an image.
+
+    Attributes:
+        name: the `model_type`.
+        tower: name of the vision encoder within the base model.
+        merge: name of m within the vision config; a pair counts as its first number.
+        order: order of the patches that the processor makes: "block" (block after block) or
+            "raster" (row by row).
+        regrouped: whether the encoder cuts the blocks out of the patches itself, by the grid.
+        sizes_first: whether the encoder reads true sizes from the grid as well as lengths.
+        positions: language-model positions: "mrope" (three axes, after `get_rope_index`) or "1d".
+        transposed_table: whether the encoder's position table has width before height.
+        since: the first version of transformers in which the family passes the conformance suite.
+
+    Example:
+        >>> Family("my_vl", tower="vision_tower", positions="1d").order
+        'block'
+    """
+
+    name: str
+    tower: str = "visual"
+    merge: str = "spatial_merge_size"
+    order: str = "block"
+    regrouped: bool = False
+    sizes_first: bool = False
+    positions: str = "mrope"
+    transposed_table: bool = False
+    since: str = "5.18.0"
+
+    def merge_size(self, model: Any, image_merge_sizes: Any = None) -> int:
+        """m of this model; `image_merge_sizes` wins where the model takes it as an input."""
+        if image_merge_sizes is not None:
+            return int(image_merge_sizes[0])
+        size = getattr(model.config.vision_config, self.merge)
+        return int(size if isinstance(size, int) else size[0])
+
+
+_FAMILIES = {
+    family.name: family
+    for family in (
+        Family("qwen2_vl"),
+        Family("qwen2_5_vl"),
+        Family("qwen3_vl"),
+        Family("qwen3_vl_moe"),
+        Family("qwen3_5"),
+        Family("qwen3_5_moe"),
+        Family("qwen4_exp", since="5.23.0"),
+        Family("qwen2_5_omni_thinker"),
+        Family("qwen3_omni_moe_thinker"),
+        Family("cohere_compass"),
+        Family("cosmos3_omni"),
+        Family("glm4v", sizes_first=True),
+        Family("glm4v_moe", sizes_first=True),
+        Family("glm46v", sizes_first=True),
+        Family("glm_ocr"),
+        Family("glm5_next", positions="1d"),
+        Family("paddleocr_vl", order="raster", regrouped=True, since="5.21.0"),
+        Family("ernie4_5_vl_moe", tower="vision_tower"),
+        Family("video_llama_3", tower="vision_model", positions="1d"),
+        Family("exaone4_5", positions="1d"),
+        Family("hyperclovax_vision_v2", tower="vision_model", positions="1d"),
+        Family("dots3_note", tower="vision_tower", positions="1d"),
+        Family("kimi_k25", tower="vision_tower", merge="merge_kernel_size", order="raster", positions="1d"),
+        Family("muse_glimmer", tower="vision_tower", merge="merge_size", order="raster", positions="1d"),
+        Family(
+            "muse_spark",
+            tower="vision_tower",
+            merge="merge_size",
+            order="raster",
+            positions="1d",
+            transposed_table=True,
+        ),
+        Family("minimax_m3_vl", tower="vision_tower", positions="1d", since="5.23.0"),
+    )
+}
+
+
+def names() -> list[str]:
+    """The `model_type` of every family that can be pruned."""
+    return list(_FAMILIES)
+
+
+def family(name: str) -> Family:
+    """The entry called `name`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return _FAMILIES[name]
+
+
+def register(family: Family) -> None:
+    """Add a family, or replace the entry of that name.
+
+    Run the conformance suite on it before you trust it: `tests/transformers` says how.
+    """
+    _FAMILIES[family.name] = family
+
+
+def family_of(model: Any) -> Family:
+    """The entry of a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    model_type = getattr(model.config, "model_type", None)
+    if model_type in _FAMILIES:
+        return _FAMILIES[model_type]
+    hint = ""
+    if hasattr(model, "thinker"):
+        hint = " Of an omni model, enable the part that reads images, model.thinker, and generate with that."
+    raise ValueError(
+        f"model has model_type {model_type!r}, which pixelprune does not know.{hint} "
+        f"Known: {', '.join(_FAMILIES)}. To add one, describe it with pixelprune.transformers.Family and "
+        "pass that to pixelprune.transformers.register; docs/transformers.md says how to check it"
+    )

@@ -1,0 +1,250 @@
+"""Switching pruning on and off for one model object and one processor object."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from packaging.version import Version
+from transformers import PreTrainedModel, ProcessorMixin
+
+from pixelprune.config import PruneConfig
+from pixelprune.selection import check_config
+from pixelprune.transformers.families import family_of
+from pixelprune.transformers.layout import Layout
+from pixelprune.transformers.modeling import pruned_class
+from pixelprune.transformers.processing import (
+    PrunedProcessor,
+    pruned_image_processor_class,
+    swapped_class,
+)
+
+# The first version whose models take the outputs of their encoder in `forward` and `generate`.
+OLDEST = "5.18.0"
+
+
+def enable(model: Any = None, processor: Any = None, config: PruneConfig | None = None, **options: Any) -> Any:
+    """Make a model and its processor prune images before the vision encoder.
+
+    Both objects are changed in place, until `disable`: they get subclasses of their own classes
+    under the same names. Nothing else in the process changes. Enabling again replaces the options.
+
+    Args:
+        model: a model of a known family (`pixelprune.transformers.families.names()`), on any device and in any
+            dtype, under LoRA adapters too; None to enable a processor alone.
+        processor: its processor; None to enable a model alone, whose inputs then come from a
+            processor that was enabled elsewhere.
+        config: what may be dropped; by default τ = 0, which drops equal pixels only.
+        options: the fields of a PruneConfig instead of `config`.
+
+    Returns:
+        (model, processor), or the one of them that was given.
+
+    Raises:
+        ValueError: the model, the processor, both together, or an option cannot be used.
+        RuntimeError: transformers is too old.
+
+    Example (`model` and `processor` as loaded with `from_pretrained`):
+
+        model, processor = pixelprune.transformers.enable(model, processor, threshold=0.02)
+        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+        model.generate(**inputs)
+    """
+    _check_version(transformers.__version__)
+    config = _one_config(config, options)
+    _check_given(model, processor)
+    inner = None if model is None else _checked_model(model)
+    # All checks come before the first change.
+    classes = None if processor is None else _processor_classes(processor, config)
+    if inner is not None and classes is not None:
+        _check_pair(inner, classes[1]._pixelprune_layout)
+    if inner is not None:
+        _swap_model(inner, pruned_class(_stock_class(inner)))
+    if classes is not None:
+        processor.__class__, processor.image_processor.__class__ = classes
+    return _given(model, processor)
+
+
+def disable(model: Any = None, processor: Any = None) -> Any:
+    """Give a model and a processor their stock classes back.
+
+    Args:
+        model: a model, or None.
+        processor: a processor, or None.
+
+    Returns:
+        (model, processor), or the one of them that was given; objects that do not prune as they are.
+
+    Raises:
+        ValueError: neither is given, or one is something else.
+    """
+    _check_given(model, processor)
+    if model is not None:
+        inner = _inner_model(model)
+        _swap_model(inner, _stock_class(inner))
+    if processor is not None:
+        for part in (processor, processor.image_processor):
+            part.__class__ = _stock_class(part)
+    return _given(model, processor)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of one image.
+
+    Attributes:
+        total: N, visual tokens without pruning.
+        kept: K, visual tokens that are left.
+    """
+
+    total: int
+    kept: int
+
+    @property
+    def retain_ratio(self) -> float:
+        """K / N."""
+        return self.kept / self.total
+
+
+def kept(inputs: Any) -> list[Kept]:
+    """What was kept of each image of `inputs`, in prompt order: for a log line or a metric.
+
+    Args:
+        inputs: what an enabled processor returned; it holds `image_grid_thw` and `image_kept`
+            unless there were no images.
+
+    Raises:
+        ValueError: there are images, but `image_kept` is missing or of another length.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([True, True, False, False])
+        >>> kept({"image_grid_thw": torch.tensor([[1, 4, 4]]), "image_kept": mask})
+        [Kept(total=4, kept=2)]
+    """
+    if inputs.get("image_grid_thw") is None:
+        return []
+    if inputs.get("image_kept") is None:
+        raise ValueError("inputs hold image_grid_thw but no image_kept: they are not from a processor that prunes")
+    mask = torch.as_tensor(inputs["image_kept"]).cpu().numpy()
+    patches = torch.as_tensor(inputs["image_grid_thw"]).cpu().numpy().prod(-1)
+    ends = (patches * len(mask) / patches.sum()).cumsum()
+    if not (ends == ends.round()).all():
+        raise ValueError(f"image_kept has {len(mask)} entries, which does not fit image_grid_thw")
+    return [Kept(len(part), int(part.sum())) for part in np.split(mask, ends[:-1].astype(int))]
+
+
+def _check_version(version: str) -> None:
+    if Version(version) < Version(OLDEST):
+        raise RuntimeError(
+            f"pixelprune.transformers needs transformers {OLDEST} or newer, this is {version}: earlier models do not "
+            "take the outputs of their vision encoder as an input; upgrade transformers"
+        )
+
+
+def _one_config(config: Any, options: dict[str, Any]) -> PruneConfig:
+    if options and config is not None:
+        raise ValueError(f"give either config or options, not both; got config and {', '.join(options)}")
+    if config is None:
+        return PruneConfig.from_dict(options)
+    check_config(config)
+    return config  # type: ignore[no-any-return]
+
+
+def _check_given(model: Any, processor: Any) -> None:
+    if model is None and processor is None:
+        raise ValueError("give a model, a processor, or both; got neither")
+    if isinstance(model, ProcessorMixin):
+        raise ValueError("model is a processor; to use one without a model, write processor=...")
+    if processor is not None and not (isinstance(processor, ProcessorMixin) and hasattr(processor, "image_processor")):
+        raise ValueError(
+            f"processor must be the processor of a vision-language model, got {type(processor).__name__}; "
+            "load it with transformers.AutoProcessor"
+        )
+
+
+def _given(model: Any, processor: Any) -> Any:
+    if model is None or processor is None:
+        return processor if model is None else model
+    return model, processor
+
+
+def _inner_model(model: Any) -> Any:
+    """The model of transformers within one that PEFT wraps."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(inner, PreTrainedModel):
+        raise ValueError(
+            f"model must be a model of transformers, got {type(model).__name__}; "
+            "enable it before it is wrapped for compiling or for several processes"
+        )
+    return inner
+
+
+def _checked_model(model: Any) -> Any:
+    inner = _inner_model(model)
+    family = family_of(inner)
+    name, base = type(inner).__name__, inner.base_model
+    if Version(transformers.__version__) < Version(family.since):
+        raise RuntimeError(
+            f"model is a {name}, which can be pruned from transformers {family.since} on, this is "
+            f"{transformers.__version__}; upgrade transformers"
+        )
+    if "mm_encoder_outputs" not in inspect.signature(_stock_class(inner).forward).parameters:
+        raise ValueError(
+            f"model is a {name}, whose forward takes no mm_encoder_outputs; use a model that generates text"
+        )
+    if not hasattr(base, family.tower) or not hasattr(base, "get_image_features"):
+        raise ValueError(f"model is a {name} without {family.tower!r}, where family {family.name!r} has its encoder")
+    own_forward = inner.__dict__.get("forward")
+    if own_forward is not None and not hasattr(inner, "_hf_hook"):
+        raise ValueError("model has a forward of its own that hides that of its class; enable it before it is wrapped")
+    return inner
+
+
+def _stock_class(thing: Any) -> Any:
+    return getattr(thing, "_pixelprune_base", type(thing))
+
+
+def _swap_model(model: Any, cls: type) -> None:
+    hook = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        # Loading with device_map puts a forward on the object, which goes round the class.
+        from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+
+        remove_hook_from_module(model)
+        model.__dict__.pop("forward", None)
+    model.__class__ = cls
+    if hook is not None:
+        add_hook_to_module(model, hook)
+
+
+def _processor_classes(processor: Any, config: PruneConfig) -> tuple[type, Any]:
+    """The classes that a processor and its image processor get."""
+    base = _stock_class(processor)
+    if base.replace_image_token is ProcessorMixin.replace_image_token:
+        raise ValueError(
+            f"processor is a {base.__name__}, which writes its image tokens in a way of its own in transformers "
+            f"{transformers.__version__}; upgrade transformers"
+        )
+    return swapped_class(PrunedProcessor, base, {}), pruned_image_processor_class(processor.image_processor, config)
+
+
+def _check_pair(model: Any, layout: Layout) -> None:
+    """Raise a ValueError if a processor makes patches in another way than a model reads them."""
+    family, vision = family_of(model), model.config.vision_config
+    merge = getattr(vision, family.merge, None)  # some models learn it from their inputs
+    expected = {
+        "patch_size": (layout.patch, getattr(vision, "patch_size", layout.patch)),
+        "merge_size": (layout.merge, layout.merge if merge is None else family.merge_size(model)),
+        "order of patches": (layout.order, family.order),
+    }
+    for name, (made, read) in expected.items():
+        if made != read:
+            raise ValueError(
+                f"processor does not belong to model: its {name} is {made!r}, the model's is {read!r}; "
+                "load both from the same checkpoint"
+            )

@@ -1,0 +1,93 @@
+"""Every family: pruned logits are those of the full model that does not see what was dropped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from batch import MIXED, ROWS
+from cases import TOLERANCE, case, difference
+
+WITH_VIDEO = [[5, 6, (8, 12), 7, (4, 4, 8), 8, 9], [10, (2, 8, 4), 11, (4, 8), 12, 13], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(("rows", "side"), [(ROWS, "left"), (ROWS, "right"), (MIXED, "left"), (MIXED, "right")])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_pruned_logits(family_name: str, attention: str, rows: list, side: str) -> None:
+    this = case(family_name, attention)
+    full, pruned = this.prompts(rows, side=side)
+    right = this.right(full, pruned)
+    if right.isnan().any():
+        pytest.skip("the stock model gives NaN for a prompt with padding, pruned or not")
+    assert difference(this.got(pruned), right) < TOLERANCE
+    # It matters what was dropped: a wrong mask or position could not pass.
+    assert difference(this.plain(full), right) > 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_few_and_many_blocks(family_name: str, share: float) -> None:
+    this = case(family_name)
+    full, pruned = this.prompts([[5, 6, (12, 16), 7, (2, 2), 8, (2, 14), 9]], share, seed=11)
+    assert difference(this.got(pruned), this.right(full, pruned)) < TOLERANCE
+
+
+def test_image_and_video(family_name: str) -> None:
+    this = case(family_name)
+    if not this.tiny.videos:
+        pytest.skip("the stock model does not take an image and a video in one prompt as laid out here")
+    full, pruned = this.prompts(WITH_VIDEO)
+    right = this.right(full, pruned)
+    assert difference(this.got(pruned), right) < TOLERANCE
+    assert difference(this.plain(full), right) > 1
+
+
+def test_video_alone_is_stock(family_name: str) -> None:
+    this = case(family_name)
+    if not this.tiny.videos:
+        pytest.skip("the stock model does not take a video as laid out here")
+    full, pruned = this.prompts([[5, (4, 4, 8), 6, 7]])
+    assert torch.equal(this.got(pruned), this.plain(full))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_nothing_dropped_is_stock(family_name: str, attention: str) -> None:
+    this = case(family_name, attention)
+    full, pruned = this.prompts(ROWS, share=1.0)
+    assert bool(pruned.inputs["image_kept"].all())
+    got, plain = this.got(pruned), this.plain(full)
+    assert torch.equal(got, plain) or plain.isnan().any()
+    pruned.inputs.pop("attention_mask")
+    full.inputs.pop("attention_mask")
+    with torch.no_grad():
+        assert torch.equal(this.pruned(**this.inputs(pruned)).logits, this.stock(**this.inputs(full)).logits)
+
+
+def test_one_prompt_without_attention_mask(family_name: str) -> None:
+    """No mask and no cache: positions with gaps must not be taken for packed sequences."""
+    this = case(family_name)
+    full, pruned = this.prompts(ROWS[:1])
+    with torch.no_grad():
+        inputs = this.inputs(pruned)
+        inputs.pop("attention_mask")
+        logits = this.pruned(**inputs, use_cache=False).logits[0]
+    assert difference(logits, this.right(full, pruned)) < TOLERANCE
+
+
+def test_float64(family_name: str) -> None:
+    """In double precision the difference is rounding: nothing is approximated."""
+    errors = _double_precision()
+    assert family_name in errors, errors
+    assert errors[family_name] < 1e-9
+
+
+@cache
+def _double_precision() -> dict:
+    script = Path(__file__).with_name("double_precision.py")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
