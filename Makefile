@@ -4,15 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test bench figures samples clean
+.PHONY: help demo test test-vllm bench figures samples clean
 
 help:
-	@echo "make demo     install, then show which blocks of two samples are kept (pictures in overlays/)"
-	@echo "make test     install with test dependencies, then format check, lint, types and tests"
-	@echo "make bench    time the selection on this machine, against torch code too (installs as make test does)"
-	@echo "make figures  make the picture and the tables of the README and of docs/benchmark.md anew"
-	@echo "make samples  draw the sample images anew (needs Chromium)"
-	@echo "make clean    remove the environment and all caches"
+	@echo "make demo       install, then show which blocks of two samples are kept (pictures in overlays/)"
+	@echo "make test       install with test dependencies, then format check, lint, types and tests"
+	@echo "make test-vllm  make an environment with vLLM for CPUs, and test the adapters in it (transformers 5.19)"
+	@echo "make bench      time selection, image processor and prefill on this machine (minutes)"
+	@echo "make figures    make the picture and the tables of the README and of docs/ anew"
+	@echo "make samples    draw the sample images anew (needs Chromium)"
+	@echo "make clean      remove the environments and all caches"
 
 demo: $(VENV)/installed
 	$(BIN)/pixelprune show src/pixelprune/samples
@@ -21,10 +22,15 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2
+
+test-vllm: $(VENV)-vllm/installed
+	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/test_plan.py tests/test_transformers
 
 bench: $(VENV)/installed-test
 	$(BIN)/pixelprune bench select
+	$(BIN)/pixelprune bench processor
+	$(BIN)/pixelprune bench prefill
 
 figures: $(VENV)/installed-test
 	$(BIN)/python scripts/make_figures.py
@@ -33,7 +39,7 @@ samples: $(VENV)/installed
 	$(BIN)/python scripts/make_samples.py
 
 clean:
-	rm -rf $(VENV) overlays build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-vllm overlays build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -46,3 +52,8 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --editable '.[pdf,test]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)-vllm/installed: pyproject.toml scripts/vllm_env.sh
+	rm -rf $(VENV)-vllm
+	PYTHON=$(PYTHON) scripts/vllm_env.sh $(VENV)-vllm
+	@touch $@

@@ -22,6 +22,17 @@ def code_of(page: str) -> CodeType:
     return compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "page", "exec")
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> None:
+    """A tiny random model under the name that the pages load, where from_pretrained looks first."""
+    pytest.importorskip("transformers", reason="the pages load a model")
+    from checkpoints import model_and_processor
+
+    for part in model_and_processor("qwen3_vl"):
+        part.save_pretrained(tmp_path / "Qwen" / "Qwen3-VL-2B-Instruct")
+
+
+@pytest.mark.usefixtures("checkpoint")
 def test_python_in_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,6 +43,37 @@ def test_python_in_the_readme_runs(
     assert re.fullmatch(r"\d+ of 1961\n", capsys.readouterr().out)
     assert names["restored"].shape == (1696, 1184, 3)  # type: ignore[attr-defined]
     assert names["selection"].block == 28  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_python_in_the_transformers_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pixelprune.transformers import families
+
+    shutil.copy(sample_path("page"), tmp_path / "page.png")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(code_of((ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")), {})
+    finally:
+        families._FAMILIES.pop("my_vl", None)
+    assert re.match(r"\d+ → \d+ \(0\.\d\d\)\n", capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(tmp_path / "Qwen" / "Qwen3-VL-2B-Instruct")
+    arguments = [model, str(sample_path("page")), "What is the total?", "--threshold", "0.02", "--max-new-tokens", "3"]
+    monkeypatch.setattr("sys.argv", ["chat.py", *arguments])
+    runpy.run_path(str(ROOT / "examples" / "chat.py"), run_name="__main__")
+    assert re.search(r"visual tokens: \d+ → \d+ \(\d+% retained\)", capsys.readouterr().out)
+
+
+def test_family_table_is_what_the_code_knows() -> None:
+    pytest.importorskip("transformers", reason="the families are those of the transformers adapter")
+    table = runpy.run_path(str(ROOT / "scripts" / "make_figures.py"))["families_table"]()
+    assert table in (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+    assert f"prunes {table.count('or newer')} model families" in README
 
 
 def test_python_in_the_method_page_runs() -> None:
@@ -53,15 +95,16 @@ def test_sample_table_is_what_the_script_counts() -> None:
     assert told == pytest.approx(counted, abs=5), "versions of Pillow may resize a few blocks otherwise"
 
 
-def test_benchmark_table_stands_in_both_pages() -> None:
+@pytest.mark.parametrize("name", ["bench", "processor", "prefill"])
+def test_benchmark_table_stands_in_both_pages(name: str) -> None:
     tables = [
-        re.search(r"<!-- bench -->\n(.*?)<!-- /bench -->", text, re.DOTALL)
+        re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
         for text in (README, (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8"))
     ]
     assert tables[0]
     assert tables[1]
     assert tables[0][1] == tables[1][1]
-    assert "4096²" in tables[0][1]
+    assert "1024²" in tables[0][1]
 
 
 def test_links_lead_somewhere() -> None:
