@@ -22,10 +22,14 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.0, help="τ, as a share of full scale; default 0: exact")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args()
+    try:
+        config = pixelprune.PruneConfig(threshold=options.threshold)
+    except ValueError as error:
+        parser.error(str(error))
 
     model = AutoModelForImageTextToText.from_pretrained(options.model, device_map="auto")
     processor = AutoProcessor.from_pretrained(options.model)
-    pixelprune.transformers.enable(model, processor, threshold=options.threshold)
+    pixelprune.transformers.enable(model, processor, config)
 
     parts = [{"type": "image", "url": options.image}, {"type": "text", "text": options.question}]
     inputs = processor.apply_chat_template(

@@ -246,8 +246,10 @@ def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, order: str) 
     if order not in ("block", "raster"):
         raise ValueError(f"order must be 'block' or 'raster', got {order!r}")
     for name, value in (("patch", patch), ("merge", merge)):
-        if not isinstance(value, int) or value < 1:
+        if not _is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not isinstance(grid, tuple | list) or len(grid) != 2 or not all(map(_is_whole, grid)):
+        raise ValueError(f"grid must be (h, w), rows and columns of patches, got {grid!r}")
     height, width = grid
     if height < 1 or width < 1 or height % merge or width % merge:
         raise ValueError(f"grid must have sides that are multiples of merge ({merge}) and not 0, got {grid!r}")
@@ -256,12 +258,18 @@ def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, order: str) 
         raise ValueError(f"patches must be a uint8 array, got {kind}; take them before they are normalised")
     if patches.ndim != 2 or len(patches) != height * width or not patches.shape[1]:
         raise ValueError(f"patches must have shape (h·w, D) = ({height * width}, D), got {patches.shape}")
+    if patches.shape[1] % patch**2:
+        raise ValueError(f"patch must fit patches: D = {patches.shape[1]} is no multiple of {patch}²")
     return height, width
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_image(image: Any, block: Any) -> tuple[Image, int]:
     """Both ready for the engine; a ValueError unless `image` can be cut into blocks as it is."""
-    if not isinstance(block, int | np.integer) or isinstance(block, bool) or block < 1:
+    if not _is_whole(block) or block < 1:
         raise ValueError(f"block must be a whole number of pixels of at least 1, got {block!r}")
     block = int(block)
     if not isinstance(image, np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -173,6 +174,15 @@ def test_assisted_decoding(family_name: str) -> None:
     assert torch.equal(plain.sequences, looked_up.sequences)
 
 
+def test_assistant_model() -> None:
+    """A second model drafts; it gets the features and positions of the pruned prompt."""
+    this = case("qwen3_vl")
+    _, pruned = this.prompts(ONE)
+    plain = generate(this, pruned, output_logits=False)
+    drafted = generate(this, pruned, output_logits=False, assistant_model=copy.deepcopy(this.stock))
+    assert torch.equal(plain.sequences, drafted.sequences)
+
+
 def test_chunked_prefill(family_name: str) -> None:
     """Chunks end within an image."""
     if Version("5.23") > INSTALLED:
@@ -248,3 +258,85 @@ def test_second_turn_of_text(family_name: str, images: bool) -> None:
             inputs.pop(name, None)
     arguments = this.inputs(Prompt(inputs))
     talk.check(this.pruned.generate(**arguments, past_key_values=talk.turn.past_key_values, **GREEDY))
+
+
+@pytest.mark.parametrize("given", ["everything", "what is new", "text alone"])
+def test_second_turn_after_another_prompt(family_name: str, given: str) -> None:
+    """Stock models forget where a cache goes on once they have served another prompt."""
+    this = case(family_name)
+    if not this.tiny.pads:
+        pytest.skip("stock generate() gives something else with padding, pruned or not")
+    talk = Conversation(this, [11, 12, 13] if given == "text alone" else [11, (4, 8), 12, 13])
+    if talk.logits.isnan().any():
+        pytest.skip("the stock model gives NaN for a prompt with padding, pruned or not")
+    generate(this, this.prompts([[5, (8, 8), 6, 7], [8, 9]], seed=9)[1], max_new_tokens=2)
+    inputs = dict(talk.pruned.inputs) if given == "everything" else new_images_only(talk.pruned, 2)
+    if given == "text alone":
+        for name in ("pixel_values", "image_kept", "image_grid_thw", "image_merge_sizes", "mm_token_type_ids"):
+            inputs.pop(name, None)
+    if given == "what is new":
+        for name in ("input_ids", "mm_token_type_ids"):
+            inputs[name] = inputs[name][:, talk.cached :]
+    arguments = this.inputs(Prompt(inputs))
+    talk.check(this.pruned.generate(**arguments, past_key_values=talk.turn.past_key_values, **GREEDY))
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("image", [(4, 8), (12, 16)])
+def test_new_part_without_a_mask_over_the_cache_is_refused(family_name: str, mask: bool, image: tuple) -> None:
+    """generate() would take it for the whole conversation; also where it is longer than the cache."""
+    this = case(family_name)
+    _, first = this.prompts([[5, 6, (4, 8), 7, 8]])
+    turn = generate(this, first, max_new_tokens=2)
+    _, new = this.prompts([[11, image, 12]], seed=4)
+    inputs = this.inputs(new)
+    if not mask:
+        inputs.pop("attention_mask")
+    with pytest.raises(ValueError, match=r"input_ids do not begin with the \d+ tokens that past_key_values hold"):
+        this.pruned.generate(**inputs, past_key_values=turn.past_key_values, **GREEDY)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v", "qwen2_5_omni_thinker"])
+def test_a_turn_asked_twice_on_copies_of_a_cache(name: str) -> None:
+    this = case(name)
+    talk = Conversation(this, [11, (4, 8), 12, 13])
+    inputs = new_images_only(talk.pruned, 2)
+    for key in ("input_ids", "mm_token_type_ids"):
+        inputs[key] = inputs[key][:, talk.cached :]
+    for _ in range(2):
+        cache = copy.deepcopy(talk.turn.past_key_values)
+        talk.check(this.pruned.generate(**this.inputs(Prompt(inputs)), past_key_values=cache, **GREEDY))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm46v", "exaone4_5"])
+def test_four_turns_of_what_is_new(name: str) -> None:
+    """Each turn brings an image."""
+    this = case(name)
+    row: list[Any] = [5, 6, (8, 12), 7, 8]
+    full, pruned = this.prompts([row])
+    inputs, cache = dict(pruned.inputs), None
+    for turn in range(4):
+        options = {**GREEDY, "max_new_tokens": 2}
+        got = this.pruned.generate(**this.inputs(Prompt(inputs)), past_key_values=cache, **options)
+        tokens, logits = greedy_by_hand(this, full, pruned, steps=2)
+        assert torch.equal(got.sequences[:, -2:], tokens)
+        assert difference(torch.stack(got.logits, 1), logits) < 2 * TOLERANCE
+        cache, row = got.past_key_values, [*row, *tokens[0].tolist(), 20 + turn, (4, 2 * turn + 4), 30]
+        full, pruned = this.prompts([row])
+        inputs = new_images_only(pruned, turn + 2)
+        for key in ("input_ids", "mm_token_type_ids"):
+            inputs[key] = inputs[key][:, cache.get_seq_length() :]
+
+
+def test_own_positions_and_a_decoding_loop() -> None:
+    """Positions that the caller gives hold for their call; what follows goes on from the prompt all the same."""
+    this = case("qwen3_vl")
+    full, pruned = this.prompts(ONE)
+    generate(this, this.prompts(ROWS, seed=8)[1])
+    tokens, logits = greedy_by_hand(this, full, pruned, steps=2)
+    positions = this.right_inputs(full, pruned)["position_ids"]
+    with torch.no_grad():
+        first = this.pruned(**this.inputs(pruned), position_ids=positions, use_cache=True)
+        second = this.pruned(input_ids=tokens[:, :1], past_key_values=first.past_key_values)
+    assert difference(first.logits[:, -1], logits[:, 0]) < TOLERANCE
+    assert difference(second.logits[:, -1], logits[:, 1]) < 2 * TOLERANCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import io
 import json
@@ -209,3 +210,20 @@ def test_bfloat16(family_name: str) -> None:
         prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].float()
     noise = difference(half_stock_logits, logits(this.stock, this, full))
     assert difference(half_logits, logits(this.pruned, this, pruned)) < 3 * noise
+
+
+def test_methods_replaced_later_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernel libraries replace forward of stock classes, before or after."""
+    this = case("qwen2_vl")
+    calls = []
+    stock = type(this.stock).forward
+
+    @functools.wraps(stock)
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(this.stock), "forward", counted)
+    _, pruned = this.prompts(ROWS)
+    logits(this.pruned, this, pruned)
+    assert calls == [1]

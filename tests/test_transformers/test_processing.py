@@ -219,13 +219,18 @@ def test_budget(qwen: Any, pictures: list, caplog: pytest.LogCaptureFixture) -> 
     assert "above max_tokens 10" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["array", "tensor", "grey", "alpha", "palette", "one bit", "16 bit", "path", "nested"])
+@pytest.mark.parametrize(
+    "kind", ["array", "tensor", "grey", "alpha", "transparent colour", "palette", "one bit", "16 bit", "path", "nested"]
+)
 def test_images_of_all_kinds(qwen: Any, pictures: list, kind: str, tmp_path: Path) -> None:
     page = pictures[0]
     pictures[1].save(tmp_path / "screen.png")
     transparent = page.copy()
     transparent.putalpha(Image.fromarray(np.tile(np.arange(601, dtype=np.uint16) % 256, (803, 1)).astype(np.uint8)))
+    colour = page.copy()
+    colour.info["transparency"] = page.getpixel((0, 0))
     images = {
+        "transparent colour": colour,
         "array": np.asarray(page),
         "tensor": torch.from_numpy(np.array(page)).permute(2, 0, 1),
         "grey": page.convert("L"),

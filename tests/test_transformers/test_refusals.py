@@ -89,6 +89,105 @@ def test_left_out(this: Case, name: str) -> None:
         this.pruned(**wrong(this, **{name: None}))
 
 
+def test_embeddings_instead_of_ids(this: Case) -> None:
+    embeddings = this.stock.get_input_embeddings()(wrong(this)["input_ids"])
+    refused(this, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
+
+
+def test_model_that_reads_merge_sizes() -> None:
+    video = case("video_llama_3")
+    with pytest.raises(ValueError, match="image_merge_sizes is missing, which models of video_llama_3 read"):
+        video.pruned(**wrong(video, image_merge_sizes=None))
+
+
+def test_mask_over_what_is_new_alone(this: Case) -> None:
+    _, first = this.prompts([[5, 6, (4, 8), 7, 8]])
+    with torch.no_grad():
+        cache = this.pruned(**this.inputs(first), use_cache=True).past_key_values
+    _, new = this.prompts([[11, (4, 8), 12]], seed=4)
+    with pytest.raises(
+        ValueError, match=r"attention_mask must have shape \(1, \d+\), one entry for each token of past"
+    ):
+        this.pruned(**this.inputs(new), past_key_values=cache)
+
+
+def test_mask_of_another_kind(this: Case) -> None:
+    mask = wrong(this)["attention_mask"]
+    with pytest.raises(ValueError, match=r"attention_mask must have shape .* got \(2, 1, 1, \d+\)"):
+        this.pruned(**wrong(this, attention_mask=mask[:, None, None]))
+
+
+def test_features_beside_pixels(this: Case) -> None:
+    refused(this, "pixel_values came with mm_encoder_outputs", mm_encoder_outputs={"image": object()})
+
+
+def test_video_that_is_in_the_cache(this: Case) -> None:
+    _, pruned = this.prompts([[5, (8, 12), 6, (2, 4, 8), 7]])
+    inputs = this.inputs(pruned)
+    turn = this.pruned.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+    more = torch.cat([turn.sequences, torch.tensor([[11, 12]])], 1)
+    types = torch.zeros_like(more)
+    types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
+    again = {**inputs, "input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": types}
+    with pytest.raises(ValueError, match="pixel_values_videos came again for videos that past_key_values hold"):
+        this.pruned.generate(**again, past_key_values=turn.past_key_values, max_new_tokens=1)
+
+
+def test_another_enabled_model_is_not_let_through(this: Case) -> None:
+    """While one model generates, stock pixels are refused by every other."""
+    other = case("qwen2_vl")
+    full, _ = other.prompts(ROWS)
+    _, pruned = this.prompts(ROWS)
+
+    def call_the_other(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+            other.pruned(**other.inputs(full))
+        return scores
+
+    this.pruned.generate(**this.inputs(pruned), max_new_tokens=1, logits_processor=[call_the_other])
+
+
+def test_prompt_learning() -> None:
+    peft = pytest.importorskip("peft", reason="prompt learning needs peft")
+    model = copy.deepcopy(case("qwen3_vl").stock)
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=4, num_layers=4, token_dim=64, num_attention_heads=4
+    )
+    with pytest.raises(ValueError, match=r"prompt-learning adapter .* use an adapter of weights such as LoRA"):
+        enable(peft.get_peft_model(model, config))
+
+
+def test_forward_over_a_hook(this: Case) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="hooks are those of accelerate")
+    model = copy.deepcopy(this.stock)
+    accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
+    hooked = model.forward
+    model.forward = lambda *args, **kwargs: hooked(*args, **kwargs)
+    with pytest.raises(ValueError, match="model has a forward of its own"):
+        enable(model)
+
+
+def test_class_made_of_the_pruned_one(this: Case) -> None:
+    model = copy.deepcopy(this.pruned)
+    model.__class__ = type("Sharded" + type(model).__name__, (type(model),), {})
+    for change in (enable, disable):
+        with pytest.raises(ValueError, match="got its class from elsewhere after it was enabled"):
+            change(model)
+
+
+def test_geometry_that_was_changed_after_enabling() -> None:
+    processor = enable(processor=processor_of("qwen3_vl"))
+    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    for name, value in (("patch_size", 16), ("merge_size", 1), ("temporal_patch_size", 4)):
+        for options in ({}, {"pixelprune": False}):
+            with pytest.raises(ValueError, match=f"{name} must be .*, as when pruning was enabled, got {value}"):
+                processor.image_processor(picture, **{name: value}, **options)
+        changed = copy.deepcopy(processor)
+        setattr(changed.image_processor, name, value)
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            changed.image_processor(picture)
+
+
 def test_moving_images(this: Case) -> None:
     grids = wrong(this)["image_grid_thw"].clone()
     grids[0] = torch.tensor([2, 4, 12])
@@ -217,3 +316,5 @@ def test_kept_of_stock_inputs() -> None:
         kept({"image_grid_thw": torch.tensor([[1, 4, 4]])})
     with pytest.raises(ValueError, match="image_kept has 3 entries"):
         kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 2]]), "image_kept": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="image_kept has 6 entries"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]), "image_kept": torch.ones(6, dtype=torch.bool)})

@@ -41,7 +41,12 @@ class Family:
         """m of this model; `image_merge_sizes` wins where the model takes it as an input."""
         if image_merge_sizes is not None:
             return int(image_merge_sizes[0])
-        size = getattr(model.config.vision_config, self.merge)
+        size = getattr(model.config.vision_config, self.merge, None)
+        if size is None:
+            raise ValueError(
+                f"image_merge_sizes is missing, which models of {self.name} read; pass all that "
+                "their own processor returns"
+            )
         return int(size if isinstance(size, int) else size[0])
 
 
@@ -102,7 +107,7 @@ def family(name: str) -> Family:
 def register(family: Family) -> None:
     """Add a family, or replace the entry of that name.
 
-    Run the conformance suite on it before you trust it: `tests/transformers` says how.
+    Run the conformance suite on it before you trust it: docs/transformers.md says how.
     """
     _FAMILIES[family.name] = family
 

@@ -29,12 +29,14 @@ class Layout:
         order: order of the patches, "block" or "raster".
         axes: shape of a patch as (frames outside, 3 channels, frames inside, P²): its frames are
             equal, and come before or after the channels.
+        temporal: `temporal_patch_size`, where there is one.
     """
 
     patch: int
     merge: int
     order: str
     axes: tuple[int, int, int, int]
+    temporal: int | None
 
 
 def stock_patches(preprocess: Any, images: Any, **options: Any) -> Any:
@@ -80,7 +82,8 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
     outside, inside = channel.size // (3 * run), run // patch**2
     if channel.tolist() != np.tile(np.arange(3).repeat(inside * patch**2), outside).tolist():
         raise ValueError(_unsupported(name, "it mixes the channels of a patch"))
-    return Layout(patch, merge, order, (outside, 3, inside, patch**2))
+    temporal = getattr(image_processor, "temporal_patch_size", None)
+    return Layout(patch, merge, order, (outside, 3, inside, patch**2), temporal)
 
 
 def check_normalisation(image_processor: Any, preprocess: Any, layout: Layout) -> None:

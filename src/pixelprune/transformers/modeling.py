@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from pixelprune.plan import blocks_per_image
+from pixelprune.transformers import caches
 from pixelprune.transformers.encoding import encode_images
 from pixelprune.transformers.families import Family, family_of
 from pixelprune.transformers.positions import mrope_positions
 
-# Whether stock code of an enabled model's generate() runs in this context: it may hand pixels, of which
-# nothing was dropped, on to forward().
-_generating = ContextVar("_generating", default=False)
+# The enabled model whose stock generate() runs in this context: it may hand pixels, of which nothing was
+# dropped, on to forward().
+_generating: ContextVar[Any] = ContextVar("_generating", default=None)
 
 
 @functools.cache
@@ -30,14 +31,14 @@ def pruned_class(base: Any) -> type:
     """The subclass of `base` whose instances take `image_kept`."""
     # The stock name: checkpoints record it, and so does whatever looks a model up by it.
     same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    added = {"forward": _pruned_forward(base.forward), "__reduce_ex__": _reduce, "_pixelprune_base": base}
+    added = {"forward": _pruned_forward(base), "__reduce_ex__": _reduce, "_pixelprune_base": base}
     if hasattr(base, "generate"):
-        added["generate"] = _pruned_generate(base.generate)
+        added["generate"] = _pruned_generate(base)
     return type(base.__name__, (base,), {**same, **added})
 
 
-def _pruned_forward(stock: Any) -> Any:
-    signature = inspect.signature(stock)
+def _pruned_forward(base: Any) -> Any:
+    signature = inspect.signature(base.forward)
     parameters = list(signature.parameters.values())
     place = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
     parameters.insert(place, inspect.Parameter("image_kept", inspect.Parameter.KEYWORD_ONLY, default=None))
@@ -46,32 +47,43 @@ def _pruned_forward(stock: Any) -> Any:
         if args:
             kwargs = {**signature.bind_partial(self, *args).arguments, **kwargs}
             kwargs.pop("self")
-        return stock(self, **stock_inputs(self, kwargs, image_kept))
+        # Looked up at each call: other libraries replace methods of stock classes when they like.
+        return base.forward(self, **stock_inputs(self, kwargs, image_kept))
 
-    functools.update_wrapper(forward, stock)
+    functools.update_wrapper(forward, base.forward)
     # Trainer and generate() read the names of inputs here.
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return forward
 
 
-def _pruned_generate(stock: Any) -> Any:
+def _pruned_generate(base: Any) -> Any:
     def generate(
         self: Any, inputs: Tensor | None = None, *args: Any, image_kept: Tensor | None = None, **kwargs: Any
     ) -> Any:
         if inputs is not None and kwargs.get("pixel_values") is not None:
             kwargs["input_ids"], inputs = inputs, None
+        caches.restore(self, kwargs.get("past_key_values"))
+        given = {**kwargs, "input_ids": kwargs.get("input_ids", inputs)}
+        if image_kept is not None:
+            caches.check_prompt(given)
         with torch.no_grad():
             kwargs = stock_inputs(self, kwargs, image_kept, generating=True)
-        token = _generating.set(True)
+        # Stock code sets this where it is left to find positions; another thread may set it meanwhile.
+        deltas = getattr(self.base_model, "rope_deltas", None) if "position_ids" in kwargs else None
+        token = _generating.set(self)
         try:
-            return stock(self, inputs, *args, **kwargs)
+            result = base.generate(self, inputs, *args, **kwargs)
         finally:
             _generating.reset(token)
+        caches.note(result, given, getattr(self.base_model, "rope_deltas", None) if deltas is None else deltas)
+        return result
 
-    return functools.update_wrapper(generate, stock)
+    return functools.update_wrapper(generate, base.generate)
 
 
-def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+def _reduce(self: Any, protocol: Any) -> Any:
+    if "_pixelprune_base" not in vars(type(self)):  # someone made a class of this one
+        return object.__reduce_ex__(self, protocol)
     # The subclass cannot be found by its name, so copies and pickles are built from the stock class.
     return _rebuild, (self._pixelprune_base,), self.__dict__
 
@@ -89,7 +101,7 @@ def stock_inputs(
         ValueError: the inputs contradict each other.
     """
     if image_kept is None:
-        if inputs.get("pixel_values") is not None and not _generating.get():
+        if inputs.get("pixel_values") is not None and _generating.get() is not model:
             raise ValueError(
                 "pixel_values came without image_kept, so they are not from a processor that prunes; pass the "
                 "processor to pixelprune.transformers.enable too, or the model to pixelprune.transformers.disable"
@@ -99,8 +111,7 @@ def stock_inputs(
     grids = _checked_grids(inputs)
     merge = family.merge_size(model, inputs.get("image_merge_sizes"))
     _check_kept(image_kept, grids, inputs["pixel_values"], merge)
-    past = inputs.get("past_key_values")
-    cached = 0 if past is None else past.get_seq_length()
+    cached = caches.length(inputs.get("past_key_values"))
     if not cached and bool(image_kept.all()):
         return inputs
     return _Pruned(model, family, inputs, image_kept, blocks_per_image(grids, merge), cached, generating).arguments()
@@ -121,18 +132,22 @@ class _Pruned:
     ) -> None:
         self.model, self.family, self.inputs, self.totals, self.cached = model, family, dict(inputs), totals, cached
         self.kept = kept.to(inputs["image_grid_thw"].device)
+        self.parts = torch.split(self.kept, totals)
+        self.lengths = [int(part.sum()) for part in self.parts]
         config = model.config
         token = getattr(config, "image_token_id", None)
         self.image_token = token if token is not None else config.image_token_index
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        # generate() takes a prompt that goes on from a cache in full or only what is new of it.
-        self.whole = not cached or (generating and (mask is None or mask.shape[1] == ids.shape[1]))
+        self.whole = not cached or (generating and caches.is_whole(ids, mask))
+        _check_mask(mask, ids, 0 if self.whole else cached)
         self._find_placeholders()
 
     def arguments(self) -> dict[str, Any]:
         arguments = self.inputs
-        if self.family.positions == "mrope" and arguments.get("position_ids") is None:
-            arguments["position_ids"] = self._positions()
+        if self.family.positions == "mrope":
+            positions = self._positions()
+            if arguments.get("position_ids") is None:
+                arguments["position_ids"] = positions
         pixel_values, grids = arguments.pop("pixel_values"), arguments.pop("image_grid_thw")
         merge_sizes = arguments.pop("image_merge_sizes", None)
         outputs = dict(arguments.get("mm_encoder_outputs") or {})
@@ -148,7 +163,7 @@ class _Pruned:
 
     def _find_placeholders(self) -> None:
         """Match placeholders with kept blocks, and leave aside what is in the cache already."""
-        wanted = int(self.kept.sum())
+        wanted = sum(self.lengths)
         is_image = self._is_image()
         if int(is_image.sum()) != wanted and self.whole and self.cached:
             # Only the images behind the cache were given.
@@ -166,7 +181,7 @@ class _Pruned:
                 f"input_ids hold {found} image placeholders (id {self.image_token}), but image_kept keeps {wanted} "
                 "blocks; pass all that the processor returned for these prompts, and truncate none of it"
             )
-        ends = torch.tensor([int(part.sum()) for part in torch.split(self.kept, self.totals)]).cumsum(0)
+        ends = torch.tensor(self.lengths).cumsum(0)
         rows = is_image.sum(1).cpu().cumsum(0)
         if not bool(torch.isin(rows[rows > 0], ends).all()):
             raise ValueError(
@@ -191,8 +206,8 @@ class _Pruned:
         positions, deltas = mrope_positions(self.model, inputs, self.image_token, self.is_image, self.kept, self.totals)
         if not self.whole:
             before = mask[:, : self.cached].sum(1, keepdim=True) if mask is not None else self.cached
-            past_deltas = getattr(base, "rope_deltas", None)
-            past_deltas = 0 if past_deltas is None else past_deltas.to(deltas.device)
+            known = caches.deltas_behind(self.model, inputs.get("past_key_values"))
+            past_deltas = 0 if known is None else known.to(deltas.device)
             positions = positions + (before + past_deltas)
             deltas = deltas + past_deltas
         if hasattr(base, "rope_deltas"):
@@ -203,8 +218,7 @@ class _Pruned:
         """Which images are not in the cache yet."""
         if not (self.cached and self.whole):
             return [True] * len(self.totals)
-        lengths = [int(part.sum()) for part in torch.split(self.kept, self.totals)]
-        columns = torch.split(self.is_image.nonzero()[:, 1], lengths)
+        columns = torch.split(self.is_image.nonzero()[:, 1], self.lengths)
         new = [bool((column >= self.cached).all()) for column in columns]
         if any(not is_new and bool((column >= self.cached).any()) for is_new, column in zip(new, columns, strict=True)):
             raise ValueError(
@@ -217,27 +231,47 @@ class _Pruned:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if all(new):
             return pixel_values, grids, self.kept, merge_sizes
-        parts = torch.split(self.kept, self.totals)
-        patches = len(pixel_values) // int(self.kept.sum())
-        pixels = torch.split(pixel_values, [patches * int(part.sum()) for part in parts])
+        patches = len(pixel_values) // sum(self.lengths)
+        pixels = torch.split(pixel_values, [patches * length for length in self.lengths])
         chosen = [i for i, is_new in enumerate(new) if is_new]
         return (
             torch.cat([pixels[i] for i in chosen]),
             grids[chosen],
-            torch.cat([parts[i] for i in chosen]),
+            torch.cat([self.parts[i] for i in chosen]),
             None if merge_sizes is None else merge_sizes[chosen],
         )
 
     def _encode_videos(self, arguments: dict[str, Any]) -> Any:
+        types = self.inputs.get("mm_token_type_ids")
+        if self.cached and self.whole and types is not None and bool((types[:, : self.cached] == 2).any()):
+            raise ValueError(
+                "pixel_values_videos came again for videos that past_key_values hold; pass only what is new of the "
+                "conversation, with an attention_mask over the cache and the new tokens"
+            )
         encode = self.model.base_model.get_video_features
         names = [name for name in inspect.signature(encode).parameters if name in arguments]
         return encode(**{name: arguments.pop(name) for name in names}, return_dict=True)
 
 
+def _check_mask(mask: Any, ids: Tensor, cached: int) -> None:
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != (len(ids), cached + ids.shape[1])):
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"attention_mask must have shape {(len(ids), cached + ids.shape[1])}, one entry for each token of "
+            f"past_key_values and of input_ids, got {got}"
+        )
+
+
 def _checked_grids(inputs: dict[str, Any]) -> Tensor:
+    if inputs.get("inputs_embeds") is not None:
+        raise ValueError("inputs_embeds cannot be pruned, since placeholders are found by their ids; pass input_ids")
     for name in ("pixel_values", "image_grid_thw", "input_ids"):
         if inputs.get(name) is None:
             raise ValueError(f"image_kept came without {name}; pass all that the processor returned")
+    if (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
+        raise ValueError(
+            "pixel_values came with mm_encoder_outputs['image'], which stands for them; pass one of the two"
+        )
     grids: Tensor = inputs["image_grid_thw"]
     if bool((grids[:, 0] != 1).any()):
         raise ValueError(

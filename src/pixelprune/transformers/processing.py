@@ -63,10 +63,6 @@ class PrunedImageProcessor(_Swapped):
     _pixelprune_config: PruneConfig
     _pixelprune_layout: Layout
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return [*self._pixelprune_base.model_input_names, "image_kept"]  # type: ignore[attr-defined]
-
     def process_image(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, PIL.Image.Image) and image.mode == "RGB" and "transparency" not in image.info:
             # What stock code gives, in one copy instead of four: for a large image, copies are the cost.
@@ -98,12 +94,12 @@ class PrunedImageProcessor(_Swapped):
         config = resolve(pixelprune, self._pixelprune_config)
         stock = super().preprocess  # type: ignore[misc]
         layout: Layout = self._pixelprune_layout
+        _check_geometry(self, layout, kwargs)
         if config is None:
             output = stock(images, *args, **kwargs)
             blocks = int(np.asarray(output["image_grid_thw"]).prod(-1).sum()) // layout.merge**2
             output["image_kept"] = torch.ones(blocks, dtype=torch.bool)
             return output.convert_to_tensors(kwargs.get("return_tensors"))
-        _check_geometry(layout, kwargs)
         _check_bytes(images)
         device, tensors = kwargs.pop("device", None), kwargs.pop("return_tensors", None)
         selecting = _selecting.set(True)
@@ -135,6 +131,7 @@ def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
             pixelprune: Any
 
         hidden["valid_kwargs"] = Options
+        hidden["model_input_names"] = [*base.model_input_names, "image_kept"]
     return type(base.__name__, (own, base), {**same, **hidden, **added})
 
 
@@ -172,12 +169,16 @@ def resolve(asked: Any, config: PruneConfig) -> PruneConfig | None:
     raise ValueError(f"pixelprune must be a dict of options, a PruneConfig, True or False, got {asked!r}")
 
 
-def _check_geometry(layout: Layout, options: dict[str, Any]) -> None:
-    for name, known in (("patch_size", layout.patch), ("merge_size", layout.merge)):
-        if options.get(name) not in (None, known):
+def _check_geometry(image_processor: Any, layout: Layout, options: dict[str, Any]) -> None:
+    """Raise a ValueError if patches are to be cut otherwise than when the layout was learnt."""
+    expected = {"patch_size": layout.patch, "merge_size": layout.merge, "temporal_patch_size": layout.temporal}
+    for name, known in expected.items():
+        now = options.get(name)
+        now = getattr(image_processor, name, None) if now is None else now
+        if now != known:
             raise ValueError(
-                f"{name} must be {known}, as when pruning was enabled, got {options[name]!r}; set it on the image "
-                "processor and enable again"
+                f"{name} must be {known}, as when pruning was enabled, got {now!r}; set it on the image processor "
+                "and enable again"
             )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,8 @@ from pixelprune.transformers.processing import (
     pruned_image_processor_class,
     swapped_class,
 )
+
+_log = logging.getLogger("pixelprune")
 
 # The first version whose models take the outputs of their encoder in `forward` and `generate`.
 OLDEST = "5.18.0"
@@ -66,6 +71,7 @@ def enable(model: Any = None, processor: Any = None, config: PruneConfig | None 
         _swap_model(inner, pruned_class(_stock_class(inner)))
     if classes is not None:
         processor.__class__, processor.image_processor.__class__ = classes
+        _log.info("%s prunes images: %s", classes[0].__name__, config)
     return _given(model, processor)
 
 
@@ -132,10 +138,11 @@ def kept(inputs: Any) -> list[Kept]:
         raise ValueError("inputs hold image_grid_thw but no image_kept: they are not from a processor that prunes")
     mask = torch.as_tensor(inputs["image_kept"]).cpu().numpy()
     patches = torch.as_tensor(inputs["image_grid_thw"]).cpu().numpy().prod(-1)
-    ends = (patches * len(mask) / patches.sum()).cumsum()
-    if not (ends == ends.round()).all():
+    merge = math.isqrt(int(patches.sum()) // max(1, len(mask)))
+    if merge < 1 or int(patches.sum()) != len(mask) * merge**2 or (patches % merge**2).any():
         raise ValueError(f"image_kept has {len(mask)} entries, which does not fit image_grid_thw")
-    return [Kept(len(part), int(part.sum())) for part in np.split(mask, ends[:-1].astype(int))]
+    ends = (patches // merge**2).cumsum()
+    return [Kept(len(part), int(part.sum())) for part in np.split(mask, ends[:-1])]
 
 
 def _check_version(version: str) -> None:
@@ -175,6 +182,11 @@ def _given(model: Any, processor: Any) -> Any:
 
 def _inner_model(model: Any) -> Any:
     """The model of transformers within one that PEFT wraps."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            f"model has a prompt-learning adapter ({model.active_peft_config.peft_type}), whose virtual tokens shift "
+            "positions; merge or remove it, or use an adapter of weights such as LoRA"
+        )
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(inner, PreTrainedModel):
         raise ValueError(
@@ -200,13 +212,26 @@ def _checked_model(model: Any) -> Any:
     if not hasattr(base, family.tower) or not hasattr(base, "get_image_features"):
         raise ValueError(f"model is a {name} without {family.tower!r}, where family {family.name!r} has its encoder")
     own_forward = inner.__dict__.get("forward")
-    if own_forward is not None and not hasattr(inner, "_hf_hook"):
+    if own_forward is not None and not _is_of_a_hook(inner, own_forward):
         raise ValueError("model has a forward of its own that hides that of its class; enable it before it is wrapped")
     return inner
 
 
+def _is_of_a_hook(model: Any, forward: Any) -> bool:
+    """Whether accelerate put `forward` on the object, right over that of its class."""
+    under = getattr(model.__dict__.get("_old_forward"), "__func__", None)
+    return hasattr(model, "_hf_hook") and isinstance(forward, functools.partial) and under is type(model).forward
+
+
 def _stock_class(thing: Any) -> Any:
-    return getattr(thing, "_pixelprune_base", type(thing))
+    """The class of an object without what `enable` added."""
+    cls = type(thing)
+    if "_pixelprune_base" not in vars(cls) and hasattr(cls, "_pixelprune_base"):
+        raise ValueError(
+            f"{cls.__name__} got its class from elsewhere after it was enabled (sharding does that); "
+            "enable and disable before"
+        )
+    return vars(cls).get("_pixelprune_base", cls)
 
 
 def _swap_model(model: Any, cls: type) -> None:
