@@ -1,8 +1,6 @@
-"""Fixtures: real pixels from the shipped samples and, where it lies beside the project, the corpus."""
+"""Fixtures: real pixels from the shipped samples."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +12,6 @@ from pixelprune.samples import SAMPLES, sample_path
 # A busy machine is no bug of ours.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-
-# Where the corpus and the golden masks lie, if they do.
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", params=SAMPLES)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import SHARED
+from shared_folder import SHARED
 
 from pixelprune import PruneConfig, select
 

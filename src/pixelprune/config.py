@@ -99,6 +99,37 @@ class PruneConfig:
         return cls.from_dict(values)
 
 
+def resolve(asked: Any, config: PruneConfig | None) -> PruneConfig | None:
+    """The options of one call: what is asked for over what was configured; None to keep all.
+
+    Args:
+        asked: a dict of options, which replace those of `config` one by one; a PruneConfig, which
+            stands alone; True for `config` (or the defaults, where that is None); False to keep
+            all; None for no wish.
+        config: what holds without a wish; None: pruning is off.
+
+    Raises:
+        ValueError: `asked` is something else, or has an unknown option or a value out of range.
+
+    Example:
+        >>> resolve({"threshold": 0.02}, PruneConfig(metric="mae"))
+        PruneConfig(threshold=0.02, metric='mae', predictor='pred2d', max_tokens=None, max_threshold=0.1)
+        >>> resolve(False, PruneConfig()) is None
+        True
+    """
+    if asked is None:
+        return config
+    if asked is True:
+        return config or PruneConfig()
+    if asked is False:
+        return None
+    if isinstance(asked, PruneConfig):
+        return asked
+    if isinstance(asked, Mapping):
+        return PruneConfig.from_dict({**(config or PruneConfig()).to_dict(), **asked})
+    raise ValueError(f"pixelprune must be a dict of options, a PruneConfig, True or False, got {asked!r}")
+
+
 def _fraction(name: str, value: Any) -> float:
     plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     number = value if plain else math.nan

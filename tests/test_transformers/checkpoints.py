@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tiny import ALL, build
+from tiny import ALL, Tiny, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -184,9 +184,11 @@ def processor_of(name: str, **image_options: Any) -> Any:
     return class_of(kit.processor)(**parts, chat_template=CHAT_TEMPLATE)
 
 
-def model_and_processor(name: str, attention: str = "eager", **image_options: Any) -> tuple[Any, Any]:
+def model_and_processor(
+    name: str, attention: str = "eager", tiny: Tiny | None = None, **image_options: Any
+) -> tuple[Any, Any]:
     """A tiny model that knows the ids of the tokenizer, and its processor."""
-    tiny = ALL[name]
+    tiny = tiny or ALL[name]
     options = {"patch_size": 4, **SIZES.get(name, {}), **image_options}
     processor = processor_of(name, **options)
     ids = {token: getattr(processor, f"{token}_id", None) for token in ("image_token", "video_token", "audio_token")}

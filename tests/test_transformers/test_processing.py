@@ -15,6 +15,7 @@ import torch
 from batch import patch_places
 from checkpoints import KITS, class_of, processor_of
 from PIL import Image
+from shared_folder import SHARED
 from transformers import AutoProcessor
 
 from pixelprune import PruneConfig, select
@@ -22,8 +23,6 @@ from pixelprune.bench import photograph
 from pixelprune.samples import sample_path
 from pixelprune.transformers import disable, enable, kept
 from pixelprune.transformers.families import family
-
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 @pytest.fixture(scope="module")

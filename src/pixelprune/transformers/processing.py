@@ -7,7 +7,6 @@ what is kept. The processor shortens the placeholders to match. All else is stoc
 from __future__ import annotations
 
 import functools
-import logging
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,11 +14,17 @@ import numpy as np
 import PIL.Image
 import torch
 
-from pixelprune.config import PruneConfig
-from pixelprune.selection import Selection, select_patches
-from pixelprune.transformers.layout import Layout, check_normalisation, find_layout, normalised, stock_patches
-
-_log = logging.getLogger("pixelprune")
+from pixelprune.config import PruneConfig, resolve
+from pixelprune.image_processors import (
+    Layout,
+    check_bytes,
+    check_normalisation,
+    find_layout,
+    kept_rows,
+    normalised,
+    select_images,
+    stock_patches,
+)
 
 # Whether the stock code of an image processor runs to get the pixels that are to be selected from.
 _selecting = ContextVar("_selecting", default=False)
@@ -100,7 +105,7 @@ class PrunedImageProcessor(_Swapped):
             blocks = int(np.asarray(output["image_grid_thw"]).prod(-1).sum()) // layout.merge**2
             output["image_kept"] = torch.ones(blocks, dtype=torch.bool)
             return output.convert_to_tensors(kwargs.get("return_tensors"))
-        _check_bytes(images)
+        check_bytes(images)
         device, tensors = kwargs.pop("device", None), kwargs.pop("return_tensors", None)
         selecting = _selecting.set(True)
         try:
@@ -108,9 +113,9 @@ class PrunedImageProcessor(_Swapped):
         finally:
             _selecting.reset(selecting)
         patches, grids = output["pixel_values"], output["image_grid_thw"]
-        selections = _select(patches, grids, config, layout)
+        selections = select_images(patches, grids, config, layout)
         kept = torch.from_numpy(np.concatenate([selection.keep.ravel() for selection in selections]))
-        rows = None if bool(kept.all()) else _kept_rows(selections, layout)
+        rows = None if bool(kept.all()) else kept_rows(selections, layout)
         values = normalised(self, layout, patches, rows, kwargs)
         output["pixel_values"] = values if device is None else values.to(device)
         output["image_kept"] = kept
@@ -149,26 +154,6 @@ def pruned_image_processor_class(image_processor: Any, config: PruneConfig) -> t
     return swapped_class(PrunedImageProcessor, base, added)
 
 
-def resolve(asked: Any, config: PruneConfig) -> PruneConfig | None:
-    """The options of one call: what is asked for over what was configured; None to keep all.
-
-    Example:
-        >>> resolve({"threshold": 0.02}, PruneConfig(metric="mae"))
-        PruneConfig(threshold=0.02, metric='mae', predictor='pred2d', max_tokens=None, max_threshold=0.1)
-        >>> resolve(False, PruneConfig()) is None
-        True
-    """
-    if asked is None or asked is True:
-        return config
-    if asked is False:
-        return None
-    if isinstance(asked, PruneConfig):
-        return asked
-    if isinstance(asked, dict):
-        return PruneConfig.from_dict({**config.to_dict(), **asked})
-    raise ValueError(f"pixelprune must be a dict of options, a PruneConfig, True or False, got {asked!r}")
-
-
 def _check_geometry(image_processor: Any, layout: Layout, options: dict[str, Any]) -> None:
     """Raise a ValueError if patches are to be cut otherwise than when the layout was learnt."""
     expected = {"patch_size": layout.patch, "merge_size": layout.merge, "temporal_patch_size": layout.temporal}
@@ -180,47 +165,3 @@ def _check_geometry(image_processor: Any, layout: Layout, options: dict[str, Any
                 f"{name} must be {known}, as when pruning was enabled, got {now!r}; set it on the image processor "
                 "and enable again"
             )
-
-
-def _check_bytes(images: Any) -> None:
-    """Raise a ValueError unless arrays and tensors among `images` are uint8; Pillow images become that."""
-    if isinstance(images, list | tuple):
-        for image in images:
-            _check_bytes(image)
-    elif str(getattr(images, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
-        raise ValueError(
-            f"images must be 8-bit to be compared pixel by pixel, got {images.dtype}; "
-            "pass uint8 arrays or Pillow images, or pixelprune=False"
-        )
-
-
-def _select(patches: Any, grids: Any, config: PruneConfig, layout: Layout) -> list[Selection]:
-    flat, sizes = patches.flatten(1).numpy(), grids.tolist()
-    selections = []
-    start = 0
-    for image, (_, height, width) in enumerate(sizes):
-        part = flat[start : start + height * width]
-        start += height * width
-        selection = select_patches(
-            part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
-        )
-        if not selection.budget_met:
-            _log.warning(
-                "image %d of this call keeps %d blocks at max_threshold %g, above max_tokens %d",
-                image,
-                selection.kept,
-                config.max_threshold,
-                config.max_tokens,
-            )
-        selections.append(selection)
-    return selections
-
-
-def _kept_rows(selections: list[Selection], layout: Layout) -> Any:
-    """Long (K·m²,): the patches of kept blocks, in the processor's order."""
-    merge = layout.merge
-    if layout.order == "block":
-        masks = [selection.keep.ravel().repeat(merge**2) for selection in selections]
-    else:
-        masks = [selection.keep.repeat(merge, 0).repeat(merge, 1).ravel() for selection in selections]
-    return torch.from_numpy(np.flatnonzero(np.concatenate(masks)))

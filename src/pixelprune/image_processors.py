@@ -1,4 +1,4 @@
-"""How an image processor lays pixels out, learnt from the processor itself.
+"""What the adapters do with an image processor of transformers: learn its layout, select, normalise what is kept.
 
 No geometry is written down anywhere: a small image whose pixels tell where they come from goes
 through the stock code, and the patches that come back are read.
@@ -6,6 +6,7 @@ through the stock code, and the patches that come back are read.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,11 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
+
+from pixelprune.config import PruneConfig
+from pixelprune.selection import Selection, select_patches
+
+_log = logging.getLogger("pixelprune")
 
 # Patches that are normalised at a time: what fits into a cache, whatever the image's size.
 _CHUNK = 1024
@@ -98,6 +104,61 @@ def check_normalisation(image_processor: Any, preprocess: Any, layout: Layout) -
     if not torch.equal(wanted, normalised(image_processor, layout, patches, rows, {})):
         name = type(image_processor).__name__
         raise ValueError(_unsupported(name, "its values after normalising depend on more than value and channel"))
+
+
+def check_bytes(images: Any) -> None:
+    """Raise a ValueError unless arrays and tensors among `images` are uint8; Pillow images become that."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            check_bytes(image)
+    elif str(getattr(images, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
+        raise ValueError(
+            f"images must be 8-bit to be compared pixel by pixel, got {images.dtype}; "
+            "pass uint8 arrays or Pillow images, or pixelprune=False"
+        )
+
+
+def select_images(
+    patches: Tensor, grids: Tensor, config: PruneConfig, layout: Layout, log: logging.Logger = _log
+) -> list[Selection]:
+    """The selection of each image of a call.
+
+    Args:
+        patches: uint8 (n, …), the stock patches of all images.
+        grids: (images, 3), frames and rows and columns of patches; one frame each.
+        config: what may be dropped.
+        layout: of the image processor.
+        log: where to say that a budget could not be met.
+    """
+    flat, sizes = patches.flatten(1).numpy(), grids.tolist()
+    selections = []
+    start = 0
+    for image, (_, height, width) in enumerate(sizes):
+        part = flat[start : start + height * width]
+        start += height * width
+        selection = select_patches(
+            part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
+        )
+        if not selection.budget_met:
+            log.warning(
+                "image %d of this call keeps %d blocks at max_threshold %g, above max_tokens %d",
+                image,
+                selection.kept,
+                config.max_threshold,
+                config.max_tokens,
+            )
+        selections.append(selection)
+    return selections
+
+
+def kept_rows(selections: list[Selection], layout: Layout) -> Tensor:
+    """Long (K·m²,): the patches of kept blocks, in the processor's order."""
+    merge = layout.merge
+    if layout.order == "block":
+        masks = [selection.keep.ravel().repeat(merge**2) for selection in selections]
+    else:
+        masks = [selection.keep.repeat(merge, 0).repeat(merge, 1).ravel() for selection in selections]
+    return torch.from_numpy(np.flatnonzero(np.concatenate(masks)))
 
 
 def normalised(
