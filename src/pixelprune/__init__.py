@@ -5,7 +5,7 @@ select, Selection      which of its blocks to keep, and what rebuilds the others
 encode, decode         kept blocks and positions (Compressed), and the image back from them
 PruneConfig            what may be dropped: threshold, metric, predictor, budget
 
-For models of transformers: pixelprune.transformers.enable and .disable.
+For models of transformers: pixelprune.transformers.enable and .disable. In vLLM: a plugin, pixelprune.vllm.
 Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .verify, .baselines, .bench.
 
 >>> import numpy as np
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> ModuleType:
     # Adapters import frameworks, which `import pixelprune` does not wait for.
-    if name in ("transformers",):
+    if name in ("transformers", "vllm"):
         return import_module(f"pixelprune.{name}")
     raise AttributeError(f"module 'pixelprune' has no attribute {name!r}")
 

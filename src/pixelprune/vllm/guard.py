@@ -1,0 +1,93 @@
+"""Stock models under a guard: pruning that is asked for where it cannot be had ends the start.
+
+Of an architecture that is not covered, or in a version of vLLM that was not tested, the stock class itself is used,
+but for one look at the options when it is built. Nothing else of it is touched, so this holds for versions to come.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module
+from typing import Any
+
+
+def multimodal() -> set[str]:
+    """The architectures that vLLM knows to read images or other media."""
+    registry = import_module("vllm.model_executor.models.registry")
+    own = set(getattr(registry, "_MULTIMODAL_MODELS", ()))
+    # What runs models of transformers by their own code, for whatever they read.
+    return own | {name for name in getattr(registry, "_TRANSFORMERS_BACKEND_MODELS", ()) if "MultiModal" in name}
+
+
+def entry(architecture: str, module: str, name: str, version: str) -> str:
+    """What to register for `architecture`, whose stock class is `name` of `module`.
+
+    All of it stands in the name, so that each process can make the class. So does the version: vLLM keeps what it finds
+    out about a class, by its name and the text of its module.
+
+    Example:
+        >>> entry("LlavaForConditionalGeneration", "vllm.llava", "Llava", "0.32.0")
+        'pixelprune.vllm.guard:LlavaForConditionalGeneration@vllm.llava@Llava@0.32.0'
+    """
+    return f"{__name__}:{architecture}@{module}@{name}@{version}"
+
+
+def __getattr__(name: str) -> Any:
+    parts = name.split("@")
+    if len(parts) != 4:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _guarded(*parts[:3])
+
+
+@functools.cache
+def _guarded(architecture: str, module: str, name: str) -> type:
+    stock: Any = getattr(import_module(module), name)
+
+    @functools.wraps(stock.__init__)  # vLLM looks at the names of its arguments
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "vllm_config" in kwargs:
+            refuse(architecture, kwargs["vllm_config"].model_config)
+        super(guarded, self).__init__(*args, **kwargs)
+
+    same = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
+    guarded: Any = type(stock)(stock.__name__, (stock,), {**same, "__init__": initialise})
+    if hasattr(stock, "_processor_factory"):
+        _refuse_in_front(guarded, architecture, stock._processor_factory)
+    return guarded  # type: ignore[no-any-return]
+
+
+def _refuse_in_front(guarded: Any, architecture: str, stock: Any) -> None:
+    """Let the front end refuse too: it is there before any worker, and its error is the last line of the log."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    def processor(info: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse(architecture, info.ctx.model_config)
+        return stock.processor(info, *args, **kwargs)
+
+    MULTIMODAL_REGISTRY.register_processor(processor, info=stock.info, dummy_inputs=stock.dummy_inputs)(guarded)
+
+
+def refuse(architecture: str, model_config: Any) -> None:
+    """Raise a ValueError if an engine asks for pruning that it would not get."""
+    from pixelprune.vllm.options import is_asked
+
+    # A drafter is built with the config of the model that it drafts for.
+    if model_config.architecture == architecture and is_asked(model_config):
+        raise ValueError(reason(architecture))
+
+
+def reason(architecture: str) -> str:
+    """Why `architecture` cannot be pruned here, and what to do."""
+    import vllm
+
+    from pixelprune.vllm.plugin import ARCHITECTURES, TESTED
+
+    if architecture not in ARCHITECTURES:
+        return (
+            f"pixelprune was asked for, but cannot prune {architecture}; start without the option pixelprune, or use "
+            f"one of {', '.join(ARCHITECTURES)}"
+        )
+    return (
+        f"pixelprune was asked for, but was tested with vLLM {TESTED} only, this is {vllm.__version__}; install such a "
+        "version or a newer pixelprune, or start without the option pixelprune"
+    )

@@ -1,0 +1,40 @@
+"""dots.ocr, for vLLM 0.32."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models import dots_ocr as stock
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.utils.torch_utils import async_tensor_h2d
+
+from pixelprune.plan import KeptPatches
+from pixelprune.vllm.models import qwen2_vl
+from pixelprune.vllm.towers import Grid, PlainLengthsMixin, TowerMixin
+
+
+class Qwen2VLMultiModalProcessor(qwen2_vl.Qwen2VLMultiModalProcessor):
+    rope_factor = None
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen2VLMultiModalProcessor, info=stock.DotsOCRProcessingInfo, dummy_inputs=stock.DotsOCRDummyInputsBuilder
+)
+class DotsOCRForCausalLM(PlainLengthsMixin, TowerMixin, stock.DotsOCRForCausalLM):
+    def _tower(self) -> Any:
+        return self.vision_tower
+
+    def _rows(self, grid: Grid, patches: KeptPatches) -> dict[str, Tensor]:
+        angles = self.vision_tower.rot_pos_emb([list(grid)])
+        return {"rotary_pos_emb": angles[async_tensor_h2d(patches.index, device=angles.device)]}
+
+    def _encode(self, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+        """The parts of the stock encoder one after the other, since its `forward` takes whole grids only."""
+        tower, metadata = self.vision_tower, self._metadata(grids, masks)
+        hidden = tower.patch_embed(pixels.to(tower.dtype))
+        for block in tower.blocks:
+            hidden = block(hidden, **metadata)
+        if tower.post_trunk_norm is not None:
+            hidden = tower.post_trunk_norm(hidden)
+        features: Tensor = tower.merger(hidden)[:, : self.config.hidden_size]
+        return features

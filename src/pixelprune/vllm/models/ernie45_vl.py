@@ -1,0 +1,69 @@
+"""ERNIE-4.5-VL, for vLLM 0.32."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import ernie45_vl as stock
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from pixelprune.vllm.positions import KEPT, MRopeMixin
+from pixelprune.vllm.processing import PruningProcessor
+from pixelprune.vllm.towers import GraphMixin, Grid, PlainLengthsMixin, TowerMixin
+
+
+class Ernie4_5VLMultiModalProcessor(PruningProcessor, stock.Ernie4_5VLMultiModalProcessor):
+    gives_bytes = True
+
+    def _pixel_values_norm(self, pixel_values: Tensor, mm_kwargs: Mapping[str, object]) -> Tensor:
+        return pixel_values  # not before they are pruned
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        output = super()._apply_hf_processor_main(mm_items, hf_kwargs)
+        _, rest = self._split(hf_kwargs)
+        for name in ("pixel_values", "pixel_values_videos"):
+            if name in output:
+                output[name] = super()._pixel_values_norm(output[name], rest)
+        return output
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Ernie4_5VLMultiModalProcessor,
+    info=stock.Ernie4_5_VLProcessingInfo,
+    dummy_inputs=stock.Ernie4_5_VLDummyInputsBuilder,
+)
+class Ernie4_5_VLMoeForConditionalGeneration(
+    MRopeMixin, GraphMixin, PlainLengthsMixin, TowerMixin, stock.Ernie4_5_VLMoeForConditionalGeneration
+):
+    row_keys = ("rotary_pos_emb",)
+    use_data_parallel = False
+
+    def _tower(self) -> Any:
+        return self.vision_model
+
+    def _encode(self, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+        features: Tensor = self.resampler_model(super()._encode(pixels, grids, masks), self._strips(masks))
+        return features
+
+    def _strips(self, masks: Sequence[Tensor]) -> Tensor:
+        """Grids with as many patches as are kept, which is all that the resampler asks of them."""
+        merge = self.vision_model.spatial_merge_size
+        return torch.tensor([[1, merge, merge * int(mask.sum())] for mask in masks])
+
+    def _get_grid_thw_by_modality(self, mm_kwargs: dict[str, Any]) -> list[Grid]:
+        grids = mm_kwargs["image_grid_thw"]
+        return grids if isinstance(grids, list) else grids.tolist()
+
+    def postprocess_encoder_output(
+        self,
+        outputs: dict[str, Tensor],
+        indices: list[int],
+        per_item_out_tokens: list[int],
+        dest: Any,
+        clone: bool = False,
+        batch_mm_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if batch_mm_kwargs is not None and KEPT in batch_mm_kwargs:
+            batch_mm_kwargs = {**batch_mm_kwargs, "image_grid_thw": self._strips(batch_mm_kwargs[KEPT])}
+        super().postprocess_encoder_output(outputs, indices, per_item_out_tokens, dest, clone, batch_mm_kwargs)

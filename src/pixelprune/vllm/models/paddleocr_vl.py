@@ -1,0 +1,61 @@
+"""PaddleOCR-VL, whose patches go row by row, for vLLM 0.32."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import paddleocr_vl as stock
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.utils.torch_utils import async_tensor_h2d
+
+from pixelprune.plan import keep_patches
+from pixelprune.vllm.positions import KEPT, MRopeMixin
+from pixelprune.vllm.processing import PruningProcessor
+from pixelprune.vllm.towers import Grid, TowerMixin
+
+
+class PaddleOCRVLMultiModalProcessor(PruningProcessor, stock.PaddleOCRVLMultiModalProcessor):
+    pass
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    PaddleOCRVLMultiModalProcessor,
+    info=stock.PaddleOCRVLProcessingInfo,
+    dummy_inputs=stock.PaddleOCRVLDummyInputsBuilder,
+)
+class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOCRVLForConditionalGeneration):
+    use_data_parallel = False
+
+    def _parse_and_validate_image_input(self, **kwargs: Any) -> Any:
+        if kwargs.get(KEPT) is not None:
+            merge = self.config.vision_config.spatial_merge_size
+            # The stock class wants them apart.
+            kwargs["pixel_values"] = kwargs["pixel_values"].split([int(m.sum()) * merge**2 for m in kwargs[KEPT]])
+        return super()._parse_and_validate_image_input(**kwargs)
+
+    def _encode(self, pixels: Any, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+        """Image by image, as the stock class does, and as memory is profiled."""
+        return torch.cat([self._encode_one(*one) for one in zip(pixels, grids, masks, strict=True)])
+
+    def _encode_one(self, pixels: Tensor, grid: Grid, mask: Tensor) -> Tensor:
+        """The parts of the stock encoder one after the other, with patches block by block."""
+        tower, merge = self.visual.vision_model, self.config.vision_config.spatial_merge_size
+        _, height, width = grid
+        kept = keep_patches(torch.tensor([grid]), mask, merge, "raster")
+        index = async_tensor_h2d(kept.index, device=self.visual.device)
+        hidden = tower.embeddings.patch_embedding(pixels.to(self.visual.dtype)).flatten(1)
+        if (rows := kept.from_processor) is not None:
+            hidden = hidden[async_tensor_h2d(rows, device=hidden.device)]
+        hidden = hidden + tower.embeddings.interpolate_pos_encoding(hidden, height, width, True)[0][index]
+        hidden = tower.encoder(
+            inputs_embeds=hidden[None],
+            cu_seqlens=torch.tensor([0, len(hidden)], dtype=torch.int32),
+            image_grid_thw=[tuple(grid)],
+            height_position_ids=index // width,
+            width_position_ids=index % width,
+        )
+        hidden = tower.post_layernorm(hidden)[0]
+        # To the projector, it is an image that is one block wide.
+        features: Tensor = self.mlp_AR([hidden], [(1, len(hidden) // merge, merge)])[0]
+        return features

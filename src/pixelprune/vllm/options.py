@@ -1,0 +1,119 @@
+"""What an engine and a request ask for: read from vLLM's own options, checked, resolved."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pixelprune import __version__
+from pixelprune.config import PruneConfig, resolve
+
+# The one key under which all options stand, wherever they are given.
+KEY = "pixelprune"
+_NAMES = {field.name for field in fields(PruneConfig)}
+
+# Raised when the same options lead to other pixels: part of what vLLM's caches know an image by.
+_REVISION = 1
+
+
+def engine_options(model_config: Any) -> Any:
+    """What the engine was started with: a dict of options, True, False, or None if nothing was said.
+
+    Raises:
+        ValueError: it stands in two places, in a wrong one, or under a name that is nearly right.
+    """
+    in_config = getattr(model_config.hf_config, KEY, None)
+    for_processor = getattr(model_config.multimodal_config, "mm_processor_kwargs", None) or {}
+    overrides = getattr(model_config, "hf_overrides", None)
+    check_names(for_processor)
+    check_names(overrides if isinstance(overrides, Mapping) else {})
+    in_processor = for_processor.get(KEY)
+    if in_config is not None and in_processor is not None and in_config != in_processor:
+        raise ValueError(
+            f"{KEY} is {in_config!r} in --hf-overrides and {in_processor!r} in --mm-processor-kwargs; "
+            "leave one of them out"
+        )
+    return in_processor if in_config is None else in_config
+
+
+def is_asked(model_config: Any) -> bool:
+    """Whether the engine was started with pruning on, or ready for requests that switch it on."""
+    try:
+        return engine_options(model_config) is not None
+    except ValueError:
+        return True
+
+
+def engine_config(model_config: Any) -> PruneConfig | None:
+    """The options of requests that say nothing; None: every block is kept.
+
+    Raises:
+        ValueError: an option is unknown or out of its range.
+    """
+    return _resolve(engine_options(model_config), None)
+
+
+def announcement(model_config: Any, architecture: str) -> str | None:
+    """One line for the log about what the engine was started with; None if nothing was asked for."""
+    if not is_asked(model_config):
+        return None
+    config = engine_config(model_config)
+    if config is None:
+        return f"pixelprune {__version__} is off for {architecture}, but for requests that switch it on"
+    options = ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if value is not None)
+    return f"pixelprune {__version__} prunes images for {architecture}: {options}"
+
+
+def split(kwargs: Mapping[str, Any], config: PruneConfig | None) -> tuple[PruneConfig | None, dict[str, Any]]:
+    """The resolved options of a request, and what is left of its `mm_processor_kwargs` for the stock processor.
+
+    Raises:
+        ValueError: an option is unknown or out of its range, or the key is nearly right.
+
+    Example:
+        >>> split({"pixelprune": {"threshold": 0.02}, "fps": 2}, None)[1]
+        {'fps': 2}
+        >>> split({"pixelprune": False}, PruneConfig())[0] is None
+        True
+    """
+    rest = dict(kwargs)
+    asked = rest.pop(KEY, None)
+    check_names(rest)
+    return _resolve(asked, config), rest
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise a ValueError if something was meant for us that would be passed over, and so leave images unpruned.
+
+    Example:
+        >>> check_names({"pixel_prune": True})
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown option 'pixel_prune'; did you mean 'pixelprune'?
+    """
+    for name, value in options.items():
+        if name == KEY:
+            continue
+        if name in _NAMES:
+            raise ValueError(f'{name!r} is an option of {KEY}; write {{"{KEY}": {{"{name}": {value!r}}}}}')
+        if difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), [KEY], cutoff=0.8):
+            raise ValueError(f"unknown option {name!r}; did you mean {KEY!r}?")
+        if isinstance(value, Mapping) and KEY in value:
+            raise ValueError(f"{KEY!r} stands within {name!r}; put it beside {name!r}")
+
+
+def _resolve(asked: Any, config: PruneConfig | None) -> PruneConfig | None:
+    if asked is not None and not isinstance(asked, bool | Mapping):
+        raise ValueError(f"{KEY} must be an object of options, true or false, got {asked!r}")
+    try:
+        return resolve(asked, config)
+    except ValueError as error:
+        # Read by people who send requests, not by those who write Python.
+        raise ValueError(f"{KEY}: {str(error).partition('; add your own')[0]}") from None
+
+
+def fingerprint(config: PruneConfig) -> dict[str, Any]:
+    """What sets apart an image that was pruned with `config` in vLLM's caches."""
+    return {"revision": _REVISION, **config.to_dict()}

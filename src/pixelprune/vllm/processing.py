@@ -1,0 +1,221 @@
+"""A multimodal processor of vLLM that prunes: in front of the stock class, it selects and shortens.
+
+It runs in vLLM's front end, where an error is the answer to one request. Nothing is checked later: an error in a
+worker would end the engine for everybody.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing import PromptUpdateDetails
+
+from pixelprune.config import PruneConfig
+from pixelprune.image_processors import (
+    Layout,
+    check_bytes,
+    check_normalisation,
+    find_layout,
+    kept_rows,
+    normalised,
+    select_images,
+)
+from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
+from pixelprune.vllm.positions import KEPT, furthest_ahead, table_rows
+
+_log = logging.getLogger("vllm.pixelprune")
+
+_RAW = {"do_rescale": False, "do_normalize": False}
+
+
+@dataclass
+class _Shortened(PromptUpdateDetails):
+    """The placeholders of a pruned image. vLLM caches it beside the image, which may then be elsewhere.
+
+    Attributes:
+        side: longer side of its grid, in blocks.
+    """
+
+    side: int = 0
+
+
+class PruningProcessor:
+    """In front of a stock `…MultiModalProcessor`.
+
+    Attributes:
+        rope_factor: rows of the stock table of rotations by `max_position_embeddings`; None where positions have one
+            axis, and so count the tokens that are there.
+        gives_bytes: whether the processor of transformers never normalises; the subclass does, after all else.
+    """
+
+    rope_factor: int | None = 4
+    gives_bytes = False
+
+    def __init__(self: Any, info: Any, *args: Any, **kwargs: Any) -> None:
+        config = info.ctx.model_config
+        self._pixelprune, self._is_ready = engine_config(config), is_asked(config)
+        # The stock processor merges the engine's options into each call, and ours are not for it.
+        info.ctx = replace(info.ctx, model_config=_without_key(config))
+        super().__init__(info, *args, **kwargs)  # type: ignore[call-arg]
+        if self._pixelprune is not None:
+            self._check_engine()
+            _ = self._layout  # what cannot be pruned is refused now
+
+    # What is asked for
+
+    def _split(self: Any, kwargs: Mapping[str, Any]) -> tuple[PruneConfig | None, dict[str, Any]]:
+        config, rest = split(kwargs, self._pixelprune)
+        if config is not None and self._pixelprune is None:
+            self._check_engine()
+        return config, rest
+
+    def _check_engine(self: Any) -> None:
+        """Raise a ValueError if pruning and another option of the engine exclude each other."""
+        if self.info.ctx.get_mm_config().is_multimodal_pruning_enabled():
+            raise ValueError(
+                "pixelprune cannot be combined with --video-pruning-rate, which moves the positions of images; "
+                "leave one of them out"
+            )
+
+    # What an image is known by in vLLM's caches
+
+    def _get_mm_hashes(self: Any, inputs: Any) -> Any:
+        config, rest = self._split(inputs.hf_processor_mm_kwargs)
+        if config is not None:
+            rest[KEY] = fingerprint(config)
+        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=rest))  # type: ignore[misc]
+
+    # Profiling: its images are flat, and would be one token each
+
+    def get_dummy_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, KEY: False})
+
+    # Pixels
+
+    @functools.cached_property
+    def _layout(self: Any) -> Layout:
+        image_processor = self.info.get_hf_processor().image_processor
+        layout = find_layout(image_processor, image_processor.preprocess)
+        if not self.gives_bytes:
+            check_normalisation(image_processor, image_processor.preprocess, layout)
+        return layout
+
+    def _apply_hf_processor_main(self: Any, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        config, rest = self._split(hf_kwargs)
+        if config is None or "image" not in mm_items:
+            return super()._apply_hf_processor_main(mm_items, rest)  # type: ignore[misc]
+        check_bytes(list(mm_items["image"].get_processor_data().get("images", [])))
+        raw = self.gives_bytes or self.info.ctx.get_mm_config().mm_device_do_normalize
+        asked = rest if raw else {**rest, "images_kwargs": {**rest.get("images_kwargs", {}), **_RAW}}
+        output = super()._apply_hf_processor_main(mm_items, asked)  # type: ignore[misc]
+        if "pixel_values" in output:
+            self._prune(output, config, None if raw else rest)
+        return output
+
+    def _prune(self: Any, output: Any, config: PruneConfig, normalise: dict[str, Any] | None) -> None:
+        """Leave kept patches in `output`, and the keep mask of each image.
+
+        Args:
+            output: of the stock processor, patches not normalised.
+            config: what may be dropped.
+            normalise: options for normalising what is kept; None if that is done later.
+        """
+        layout, patches = self._layout, _whole(output["pixel_values"])
+        selections = select_images(patches.cpu(), output["image_grid_thw"], config, layout, _log)
+        rows = kept_rows(selections, layout).to(patches.device)
+        if normalise is None:
+            output["pixel_values"] = patches if len(rows) == len(patches) else patches[rows]
+        else:
+            image_processor = self.info.get_hf_processor(**normalise).image_processor
+            values = normalised(image_processor, layout, patches, rows, normalise.get("images_kwargs", {}))
+            output["pixel_values"] = values.to(self.info.ctx.model_config.dtype)
+        output[KEPT] = [torch.from_numpy(selection.keep.ravel()) for selection in selections]
+
+    def _get_mm_fields_config(self: Any, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
+        _, rest = self._split(hf_processor_mm_kwargs)
+        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))  # type: ignore[misc]
+        if (masks := hf_inputs.get(KEPT)) is not None:
+            sizes = torch.tensor([int(mask.sum()) for mask in masks]) * self._layout.merge**2
+            fields["pixel_values"] = MultiModalFieldConfig.flat_from_sizes("image", sizes)
+            fields[KEPT] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return fields
+
+    # Placeholders and positions
+
+    def _get_prompt_updates(
+        self: Any, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        _, rest = self._split(hf_processor_mm_kwargs)
+        updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
+        items = out_mm_kwargs.get("image", [])
+        if not any(item is not None and KEPT in item for item in items):
+            return updates  # type: ignore[no-any-return]
+        return [self._shortened(update, items) if update.modality == "image" else update for update in updates]
+
+    def _shortened(self: Any, update: Any, items: Sequence[Any]) -> Any:
+        every, merge = update.replacement, self._layout.merge
+
+        def left(item_idx: int) -> _Shortened:
+            tokens = every(item_idx) if callable(every) else every
+            mask, grid = items[item_idx][KEPT].data, items[item_idx]["image_grid_thw"].data
+            assert len(tokens) == len(mask)
+            assert len(set(tokens)) == 1
+            side = int(grid.flatten()[-2:].max()) // merge
+            return _Shortened(full=tokens[: int(mask.sum())], side=side)
+
+        return replace(update, replacement=left)
+
+    def _maybe_apply_prompt_updates(self: Any, mm_items: Any, mm_res: Any) -> Any:
+        if self.rope_factor is not None:
+            contents = [update.content for item in mm_res.prompt_updates.get("image", ()) for update in item[:1]]
+            self._check_positions([(c.side, len(c.full)) for c in contents if isinstance(c, _Shortened)])
+        return super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
+
+    def _check_positions(self: Any, images: list[tuple[int, int]]) -> None:
+        """Raise a ValueError if a position could lie behind the end of the model's table."""
+        model_config = self.info.ctx.model_config
+        ahead = furthest_ahead(images)
+        rows = table_rows(model_config, self.rope_factor, self._is_ready)
+        if not ahead or model_config.max_model_len + ahead <= rows:
+            return
+        advice = "send fewer images in one prompt, or start the server with a higher --max-model-len"
+        if not self._is_ready:
+            advice = (
+                f"start the server with --hf-overrides '{{\"{KEY}\": false}}', which makes room for requests that "
+                "switch pruning on, or with a lower --max-model-len"
+            )
+        raise ValueError(
+            f"{KEY}: the images of this prompt keep so few blocks that positions run {ahead} ahead of the tokens; with "
+            f"--max-model-len {model_config.max_model_len} that may pass the {rows} positions that this model knows; "
+            f"{advice}"
+        )
+
+
+def _without_key(model_config: Any) -> Any:
+    """`model_config` without our options among those of the stock processor."""
+    multimodal = model_config.multimodal_config
+    if KEY not in (multimodal.mm_processor_kwargs or {}):
+        return model_config
+    changed, changed.multimodal_config = copy.copy(model_config), copy.copy(multimodal)
+    changed.multimodal_config.mm_processor_kwargs = {
+        name: value for name, value in multimodal.mm_processor_kwargs.items() if name != KEY
+    }
+    return changed
+
+
+def _whole(values: Tensor | Sequence[Tensor]) -> Tensor:
+    """uint8 patches of all images.
+
+    Some processors keep images apart, and some put bytes into floats, in which all of them are exact.
+    """
+    joined = values if isinstance(values, Tensor) else torch.cat(list(values))
+    return joined if joined.dtype == torch.uint8 else joined.to(torch.uint8)

@@ -1,0 +1,199 @@
+"""Kept patches through a stock vision encoder, with what it computes for the true grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
+from vllm.model_executor.models.vision import run_dp_sharded_mrope_vision_model
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers, EncoderItemSpec
+
+from pixelprune.plan import KeptPatches, keep_patches
+from pixelprune.vllm.options import announcement
+from pixelprune.vllm.positions import KEPT
+
+_log = init_logger("vllm.pixelprune")
+
+Grid = Sequence[int]
+
+
+class TowerMixin:
+    """In front of a stock model class whose vision encoder takes `encoder_metadata`.
+
+    Attributes:
+        row_keys: what of the metadata has one row a patch.
+    """
+
+    row_keys: tuple[str, ...] = ("pos_embeds", "rotary_pos_emb_cos", "rotary_pos_emb_sin")
+
+    def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        # Said by the model: where this line stands, pruning is in force.
+        if line := announcement(vllm_config.model_config, type(self).__name__):
+            _log.info_once(line, scope="global")
+
+    def _tower(self: Any) -> Any:
+        return self.visual
+
+    def _parse_and_validate_image_input(self: Any, **kwargs: Any) -> Any:
+        masks = kwargs.pop(KEPT, None)
+        parsed = super()._parse_and_validate_image_input(**kwargs)  # type: ignore[misc]
+        if parsed is not None and masks is not None:
+            setattr(parsed, KEPT, list(masks))
+        return parsed
+
+    def _process_image_input(self: Any, image_input: Any) -> tuple[Tensor, ...]:
+        masks = image_input.get(KEPT)
+        if masks is None:
+            return super()._process_image_input(image_input)  # type: ignore[misc, no-any-return]
+        pixels, grids = image_input["pixel_values"], image_input["image_grid_thw"].tolist()
+        if self.use_data_parallel:
+            merge = self._tower().spatial_merge_size
+            sharded = [_KeptGrid(grid, mask, merge) for grid, mask in zip(grids, masks, strict=True)]
+            return run_dp_sharded_mrope_vision_model(  # type: ignore[no-any-return]
+                _Tower(self), pixels, sharded, rope_type="rope_3d"
+            )
+        return self._encode(pixels, grids, masks).split([int(mask.sum()) for mask in masks])  # type: ignore[no-any-return]
+
+    def _encode(self: Any, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+        """Features (K, …) of the kept blocks of all images."""
+        return self._tower()(pixels, None, encoder_metadata=self._metadata(grids, masks))  # type: ignore[no-any-return]
+
+    def _metadata(
+        self: Any, grids: Sequence[Grid], masks: Sequence[Tensor], *, max_batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """What the encoder would compute from `grids`, for kept patches.
+
+        Image by image: the scheduler counts kept tokens, so a batch can hold more images than would fit in full.
+        """
+        rows = [self._rows(grid, self._kept(grid, mask)) for grid, mask in zip(grids, masks, strict=True)]
+        metadata: dict[str, Any] = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        unit = self._tower().spatial_merge_size ** 2
+        lengths = [int(mask.sum()) * unit for mask in masks]
+        return {**metadata, **self._lengths(bounds(lengths, max_batch_size))}
+
+    def _kept(self: Any, grid: Grid, mask: Tensor) -> KeptPatches:
+        return keep_patches(torch.tensor([grid]), mask, self._tower().spatial_merge_size, "block")
+
+    def _rows(self: Any, grid: Grid, patches: KeptPatches) -> dict[str, Tensor]:
+        """What of the metadata of one image has a row a patch, for kept patches."""
+        tower = self._tower()
+        every = tower.prepare_encoder_metadata([list(grid)])
+        index = async_tensor_h2d(patches.index, device=tower.device)
+        return {key: every[key].index_select(0, index) for key in self.row_keys if key in every}
+
+    def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
+        """What attention needs to know of where images begin, from int32 (images + 1,)."""
+        tower = self._tower()
+        return {
+            "sequence_lengths": MMEncoderAttention.maybe_compute_seq_lens(tower.attn_backend, cumulative, tower.device),
+            "max_seqlen": longest(tower, cumulative),
+            "cu_seqlens": starts(tower, cumulative),
+        }
+
+
+class PlainLengthsMixin:
+    """In front of `TowerMixin`, for encoders that tell attention plain lengths, whatever the machine."""
+
+    def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
+        tower, begins = self._tower(), torch.from_numpy(cumulative)
+        return {
+            "cu_seqlens": async_tensor_h2d(begins, device=tower.device),
+            "max_seqlen": tower.compute_attn_mask_seqlen(begins),
+        }
+
+
+class GraphMixin:
+    """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay smaller ones."""
+
+    def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
+        masks = mm_kwargs.get(KEPT)
+        if masks is None:
+            return super().get_encoder_cudagraph_item_specs(mm_kwargs)  # type: ignore[misc]
+        unit = self._tower().spatial_merge_size ** 2
+        kept = [int(mask.sum()) for mask in masks]
+        return [EncoderItemSpec(input_size=count * unit, output_tokens=count) for count in kept]
+
+    def select_encoder_cudagraph_items(self: Any, mm_kwargs: dict[str, Any], indices: list[int]) -> Any:
+        masks = mm_kwargs.get(KEPT)
+        if masks is None:
+            return super().select_encoder_cudagraph_items(mm_kwargs, indices)  # type: ignore[misc]
+        pixels, grids = mm_kwargs["pixel_values"], self._get_grid_thw_by_modality(mm_kwargs)
+        unit = self._tower().spatial_merge_size ** 2
+        parts = pixels.split([int(mask.sum()) * unit for mask in masks])
+        return {
+            "pixel_values": torch.cat([parts[i] for i in indices]) if indices else pixels[:0],
+            "image_grid_thw": [grids[i] for i in indices],
+            KEPT: [masks[i] for i in indices],
+        }
+
+    def prepare_encoder_cudagraph_replay_buffers(
+        self: Any, mm_kwargs: dict[str, Any], max_batch_size: int, max_frames_per_batch: int, path: str = "default"
+    ) -> Any:
+        masks = mm_kwargs.get(KEPT)
+        if masks is None:
+            return super().prepare_encoder_cudagraph_replay_buffers(  # type: ignore[misc]
+                mm_kwargs, max_batch_size, max_frames_per_batch, path
+            )
+        grids = self._get_grid_thw_by_modality(mm_kwargs)
+        metadata = self._metadata(grids, masks, max_batch_size=max_batch_size)
+        return EncoderCudaGraphReplayBuffers(values={**metadata, "pixel_values": mm_kwargs["pixel_values"]})
+
+    def encoder_eager_forward(self: Any, mm_kwargs: dict[str, Any], path: str = "default") -> Tensor:
+        masks = mm_kwargs.get(KEPT)
+        if masks is None:
+            return super().encoder_eager_forward(mm_kwargs, path)  # type: ignore[misc, no-any-return]
+        return self._encode(mm_kwargs["pixel_values"], self._get_grid_thw_by_modality(mm_kwargs), masks)  # type: ignore[no-any-return]
+
+
+class _KeptGrid(list[int]):
+    """A grid with as many patches as are kept, by which vLLM shards, that knows the true one."""
+
+    def __init__(self, grid: Grid, mask: Tensor, merge: int) -> None:
+        super().__init__([1, merge, merge * int(mask.sum())])
+        self.grid, self.mask = list(grid), mask
+
+
+class _Tower:
+    """What vLLM's sharding asks of a vision encoder."""
+
+    def __init__(self, model: Any) -> None:
+        tower = model._tower()
+        self._model, self.parameters = model, tower.parameters
+        self.spatial_merge_size, self.out_hidden_size = tower.spatial_merge_size, tower.out_hidden_size
+
+    def __call__(self, pixels: Tensor, grids: list[_KeptGrid]) -> Tensor:
+        encoded: Tensor = self._model._encode(pixels, [g.grid for g in grids], [g.mask for g in grids])
+        return encoded
+
+
+def bounds(lengths: Sequence[int], sequences: int | None = None) -> Any:
+    """Cumulative lengths, numpy int32, with empty sequences at the end up to `sequences` of them.
+
+    Example:
+        >>> bounds([8, 4], 3).tolist()
+        [0, 8, 12, 12]
+    """
+    padding = [0] * max(0, (sequences or 0) - len(lengths))
+    return np.cumsum([0, *lengths, *padding], dtype=np.int32)
+
+
+def longest(tower: Any, cumulative: Any) -> Tensor:
+    """The longest sequence as attention wants to be told, on the CPU."""
+    return torch.tensor(MMEncoderAttention.compute_max_seqlen(tower.attn_backend, cumulative), dtype=torch.int32)
+
+
+def starts(tower: Any, cumulative: Any) -> Any:
+    """Where sequences begin, as the attention of this machine wants it."""
+    padded = {}
+    if hasattr(tower, "fp8_padded_hidden_size"):
+        padded["fp8_padded_hidden_size"] = tower.fp8_padded_hidden_size
+    return MMEncoderAttention.maybe_recompute_cu_seqlens(
+        tower.attn_backend, cumulative, tower.hidden_size, tower.tp_size, tower.device, **padded
+    )
