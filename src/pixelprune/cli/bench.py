@@ -11,6 +11,7 @@ import typer
 from pixelprune import bench
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
+from pixelprune.cli.bench_serve import bench_serve
 from pixelprune.images import ImageError, load_image
 from pixelprune.samples import sample_path
 
@@ -119,6 +120,9 @@ def bench_prefill(
     title = f"Widths of Qwen3-VL-2B, {depth} layers instead of 24 and 28, τ = 0, median s; {_where(result)}"
     headings = ("full", "pruned", "faster", "by operations")
     common.print_table(title, [("", "left"), ("part", "left"), *((n, "right") for n in headings)], rows, [])
+
+
+app.command("serve")(bench_serve)
 
 
 def _page_and_adapter(image: Path | None) -> tuple[Any, Any]:
