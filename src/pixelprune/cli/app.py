@@ -7,7 +7,7 @@ import warnings
 import typer
 
 import pixelprune
-from pixelprune.cli import bench, show, verify
+from pixelprune.cli import bench, check, show, verify
 
 # Pillow's decoders warn about oddities of files that they read all the same.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -25,13 +25,14 @@ app = typer.Typer(
         "and a picture of what stays."
     ),
     epilog=(
-        "Exit codes: 0 all well, 1 a proposition broke, 2 an option or a file was not usable "
-        "(the other files are still done), 130 interrupted."
+        "Exit codes: 0 all well, 1 a proposition broke or a server would not prune, 2 an option or a file was not "
+        "usable (the other files are still done), 130 interrupted."
     ),
 )
 app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.add_typer(bench.app, name="bench")
+app.add_typer(check.app, name="check")
 
 
 def _print_version(wanted: bool) -> None:

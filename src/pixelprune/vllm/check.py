@@ -1,0 +1,130 @@
+"""Is the plugin in force? What `pixelprune check vllm` finds out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import pixelprune
+from pixelprune.vllm.plugin import ARCHITECTURES, GROUP, TESTED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        good: whether it is as it should be.
+        text: what was found, and what to do where it is not good.
+    """
+
+    name: str
+    good: bool
+    text: str
+
+
+def check() -> list[Finding]:
+    """Look at versions, entry point, registry and classes, then run a small model on the real engine.
+
+    Returns:
+        Findings in order. After one that is not good, those that depend on it are left out.
+    """
+    findings = [versions(), tested_version()]
+    if not findings[-1].good:
+        return findings
+    for step in (announced, allowed, registered, importable, self_test):
+        finding = step()
+        findings.append(finding)
+        if not finding.good:
+            break
+    return findings
+
+
+def versions() -> Finding:
+    found = [f"pixelprune {pixelprune.__version__}", f"Python {platform.python_version()}"]
+    for module in ("vllm", "torch", "transformers"):
+        found.append(f"{module} {import_module(module).__version__}")
+    return Finding("versions", True, ", ".join(found))
+
+
+def tested_version() -> Finding:
+    version = import_module("vllm").__version__
+    if TESTED.contains(version):
+        return Finding("vLLM", True, f"{version} is in the tested range, {TESTED}")
+    return Finding("vLLM", False, f"{version} was not tested, so pruning is refused; install vLLM {TESTED}")
+
+
+def announced() -> Finding:
+    ours = [point for point in entry_points(group=GROUP) if point.value == "pixelprune.vllm:register"]
+    if len(ours) == 1:
+        return Finding("plugin", True, f"announced to vLLM as {ours[0].name!r} in {GROUP}")
+    return Finding(
+        "plugin",
+        False,
+        f"announced {len(ours)} times in {GROUP}, not once; install pixelprune anew in this environment: "
+        f"{sys.executable} -m pip install --force-reinstall --no-deps pixelprune",
+    )
+
+
+def allowed() -> Finding:
+    names = import_module("vllm.envs").VLLM_PLUGINS
+    if names is None or "pixelprune" in names:
+        return Finding("permission", True, "vLLM may load it")
+    return Finding("permission", False, f"VLLM_PLUGINS names {names} only; add pixelprune to it, or unset it")
+
+
+def registered() -> Finding:
+    """Whether vLLM, left to itself, takes our classes."""
+    import_module("vllm.plugins").load_general_plugins()
+    models = import_module("vllm").ModelRegistry.models
+    others = [
+        name
+        for name in ARCHITECTURES
+        if not getattr(models.get(name), "module_name", "").startswith("pixelprune.vllm.models.")
+    ]
+    if not others:
+        return Finding("architectures", True, ", ".join(ARCHITECTURES))
+    return Finding(
+        "architectures",
+        False,
+        f"vLLM would not prune {', '.join(others)}: another plugin has registered them, or ours failed to load, which "
+        "vLLM only logs",
+    )
+
+
+def importable() -> Finding:
+    for name, module in ARCHITECTURES.items():
+        try:
+            getattr(import_module(f"pixelprune.vllm.models.{module}"), name)
+        except Exception as error:  # whatever it is, a server would only log it
+            return Finding("classes", False, f"{name} cannot be loaded: {type(error).__name__}: {error}")
+    return Finding("classes", True, f"{len(ARCHITECTURES)} load")
+
+
+def self_test() -> Finding:
+    """A small random model on the real engine, in processes of its own: see `pixelprune.vllm.selftest`."""
+    command = [sys.executable, "-m", "pixelprune.vllm.selftest"]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        from pixelprune.vllm.servers import reason
+
+        return Finding("self-test", False, f"the engine did not run: {reason(done.stdout + done.stderr)}")
+    if problem := counts.get("problem"):
+        return Finding("self-test", False, str(problem))
+    return Finding(
+        "self-test",
+        True,
+        f"a page went through the engine with {counts['kept']} of {counts['total']} visual tokens, a photograph with "
+        f"all {counts['photograph']} and the same answer",
+    )
