@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo       install, then show which blocks of two samples are kept (pictures in overlays/)"
 	@echo "make test       install with test dependencies, then format check, lint, types and tests"
-	@echo "make test-vllm  make an environment with vLLM for CPUs, and test the adapters in it (transformers 5.19)"
+	@echo "make test-vllm  make an environment with vLLM for CPUs, and test plugin and adapter in it (transformers 5.19)"
 	@echo "make bench      time selection, image processor and prefill on this machine (minutes)"
 	@echo "make figures    make the picture and the tables of the README and of docs/ anew"
 	@echo "make samples    draw the sample images anew (needs Chromium)"
@@ -26,6 +26,7 @@ test: $(VENV)/installed-test
 
 test-vllm: $(VENV)-vllm/installed
 	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/test_plan.py tests/test_transformers
+	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/test_vllm src/pixelprune/vllm
 
 bench: $(VENV)/installed-test
 	$(BIN)/pixelprune bench select

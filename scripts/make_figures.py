@@ -1,9 +1,11 @@
 """Make the picture and the tables of README.md and docs/benchmark.md.
 
     python scripts/make_figures.py [picture] [samples] [families] [bench] [processor] [prefill]
+    python scripts/make_figures.py serve architectures
 
-Tables stand between a pair of HTML comments that name them, and are replaced in place. The last
-three measure this machine, so run nothing else beside them.
+Tables stand between a pair of HTML comments that name them, and are replaced in place. `bench`, `processor`,
+`prefill` and `serve` measure this machine, so run nothing else beside them. The second line is for the Python of an
+environment that has vLLM and pytest; what it makes is made only if it is asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import PIL.Image
 from PIL import ImageDraw
@@ -129,6 +133,33 @@ def prefill_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def serve_table(result: dict[str, Any]) -> str:
+    """From the JSON of `pixelprune bench serve`."""
+    lines = ["| picture | | stock | pruned | pruned / stock |", "|---|---|---:|---:|---:|"]
+    for name, case in result["pictures"].items():
+        label = f"{name}, {case['size'][0]} × {case['size'][1]}"
+        for key, what, unit, form in (
+            ("requests_per_second", "requests per second", 1, ".2f"),
+            ("first_token_ms", "time to first token", 1e3, ".2f"),
+            ("prompt_tokens", "prompt tokens", 1, ",.0f"),
+            ("bytes", "image data between processes", 1e6, ".2f"),
+        ):
+            ending = {"first_token_ms": " s", "bytes": " MB"}.get(key, "")
+            stock, pruned = case["stock"][key], case["pruned"][key]
+            cells = [f"{value / unit:{form}}{ending}" for value in (stock, pruned)]
+            lines.append(f"| {label} | {what} | {' | '.join(cells)} | {pruned / stock:.2f} × |")
+    return "\n".join(lines)
+
+
+def serve_notes(result: dict[str, Any]) -> str:
+    machine, requests = result["machine"], result["requests"]
+    device = "" if machine["device"] == "cpu" else f", {machine['device']}"
+    return (
+        f"{where(result).removesuffix('.')}, vLLM {machine['vllm']}{device}; τ = {result['threshold']:g}, "
+        f"{result['rounds']} rounds of {requests} requests two at a time and {(requests + 1) // 2} alone."
+    )
+
+
 def where(result: dict[str, Any]) -> str:
     machine = result["machine"]
     return (
@@ -153,6 +184,34 @@ def families_table() -> str:
         family = families.family(name)
         axes = "three axes" if family.positions == "mrope" else "one axis"
         lines.append(f"| {name} | {axes} | {family.since.removesuffix('.0')} or newer |")
+    return "\n".join(lines)
+
+
+def farthest_apart() -> dict[str, dict[str, str]]:
+    """By architecture, what the conformance tests of the vLLM plugin record, which run for it."""
+    tests = [f"tests/test_vllm/test_{name}.py" for name in ("conformance", "more_architectures")]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = ["-q", "-n", "2", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        subprocess.run([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT, check=True, stdout=sys.stderr)
+        cases = ElementTree.parse(report).iter("testcase")
+        recorded = [{item.get("name", ""): item.get("value", "") for item in case.iter("property")} for case in cases]
+    return {case["architecture"]: case for case in recorded if "architecture" in case}
+
+
+def architectures_table(recorded: dict[str, dict[str, str]]) -> str:
+    """What the plugin for vLLM covers, and how near its answers are to those of another implementation."""
+    from pixelprune.vllm import ARCHITECTURES
+
+    lines = [
+        "| architecture | positions | type | compared with | full | pruned |",
+        "|---|---|---|---|---:|---:|",
+    ]
+    for name in ARCHITECTURES:
+        case = recorded.get(name, {})
+        cells = [case.get(key, "not run") for key in ("positions", "dtype", "reference")]
+        apart = [f"{float(case[kind]):.0e}" if kind in case else "" for kind in ("full", "pruned")]
+        lines.append(f"| {name} | {' | '.join([*cells, *apart])} |")
     return "\n".join(lines)
 
 
@@ -188,6 +247,13 @@ def main(names: list[str]) -> None:
         for path in (README, BENCHMARK):
             replace(path, "prefill", prefill_table(result))
         replace(BENCHMARK, "prefill notes", where(result))
+    if "architectures" in wanted:
+        replace(ROOT / "docs" / "vllm.md", "architectures", architectures_table(farthest_apart()))
+    if "serve" in wanted:
+        result = measured("serve")
+        for path in (README, BENCHMARK):
+            replace(path, "serve", serve_table(result))
+        replace(BENCHMARK, "serve notes", serve_notes(result))
 
 
 if __name__ == "__main__":

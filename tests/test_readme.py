@@ -76,6 +76,18 @@ def test_family_table_is_what_the_code_knows() -> None:
     assert f"prunes {table.count('or newer')} model families" in README
 
 
+def test_architectures_are_what_the_plugin_knows() -> None:
+    from pixelprune.vllm import ARCHITECTURES, TESTED
+
+    page = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- architectures -->\n(.*?)<!-- /architectures -->", page, re.DOTALL)
+    assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE)[1:] == list(ARCHITECTURES)
+    assert "not run" not in table
+    assert f"prunes {len(ARCHITECTURES)} architectures" in " ".join(README.split())
+    assert TESTED.contains("0.32.0")
+    assert "vLLM 0.32" in page
+
+
 def test_python_in_the_method_page_runs() -> None:
     names: dict[str, object] = {}
     exec(code_of((ROOT / "docs" / "method.md").read_text(encoding="utf-8")), names)
@@ -95,7 +107,7 @@ def test_sample_table_is_what_the_script_counts() -> None:
     assert told == pytest.approx(counted, abs=5), "versions of Pillow may resize a few blocks otherwise"
 
 
-@pytest.mark.parametrize("name", ["bench", "processor", "prefill"])
+@pytest.mark.parametrize("name", ["bench", "processor", "prefill", "serve"])
 def test_benchmark_table_stands_in_both_pages(name: str) -> None:
     tables = [
         re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
@@ -104,7 +116,7 @@ def test_benchmark_table_stands_in_both_pages(name: str) -> None:
     assert tables[0]
     assert tables[1]
     assert tables[0][1] == tables[1][1]
-    assert "1024²" in tables[0][1]
+    assert re.search(r"1024²|× 1024 ", tables[0][1])
 
 
 def test_links_lead_somewhere() -> None:
