@@ -13,7 +13,7 @@ from small import APART, for_vllm
 from pixelprune.vllm import ARCHITECTURES
 
 OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
-IMAGES = (["page"], ["page", "crop"], ["photo", "screen", "flat"])
+IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "flat"])
 
 
 @pytest.mark.parametrize("family", APART)
@@ -47,6 +47,7 @@ def test_same_tokens_and_logits_as_a_full_model(
         kind = "full" if i in full else "pruned"
         farthest[kind] = max(farthest[kind], far)
         if kind == "pruned":
-            assert len(one["prompt_ids"]) < len(alone[max(j for j in full if j < i)][0]["prompt_ids"])
+            unpruned = alone[max(j for j in full if j < i)][0]
+            assert len(one["prompt_ids"]) < len(unpruned["prompt_ids"]) or len(spec["images"]) == 1
     record(record_property, small, "a masked full model", farthest)
     assert max(farthest.values()) < small.tolerance

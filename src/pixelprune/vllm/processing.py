@@ -122,23 +122,29 @@ class PruningProcessor:
         return output
 
     def _prune(self: Any, output: Any, config: PruneConfig, normalise: dict[str, Any] | None) -> None:
-        """Leave kept patches in `output`, and the keep mask of each image.
+        """Leave kept patches in `output`, and the keep mask of each image unless nothing is dropped of any.
 
         Args:
             output: of the stock processor, patches not normalised.
             config: what may be dropped.
             normalise: options for normalising what is kept; None if that is done later.
         """
-        layout, patches = self._layout, _whole(output["pixel_values"])
+        layout, given = self._layout, output["pixel_values"]
+        patches = _whole(given)
         selections = select_images(patches.cpu(), output["image_grid_thw"], config, layout, _log)
         rows = kept_rows(selections, layout).to(patches.device)
-        if normalise is None:
-            output["pixel_values"] = patches if len(rows) == len(patches) else patches[rows]
-        else:
+        everything = len(rows) == len(patches)
+        if normalise is not None:
             image_processor = self.info.get_hf_processor(**normalise).image_processor
             values = normalised(image_processor, layout, patches, rows, normalise.get("images_kwargs", {}))
-            output["pixel_values"] = values.to(self.info.ctx.model_config.dtype)
-        output[KEPT] = [torch.from_numpy(selection.keep.ravel()) for selection in selections]
+            values = values.to(self.info.ctx.model_config.dtype)
+            apart = everything and not isinstance(given, Tensor)
+            output["pixel_values"] = list(torch.split(values, [len(part) for part in given])) if apart else values
+        elif not everything:
+            output["pixel_values"] = patches[rows]
+        if not everything:
+            # Without a mask, a photograph goes the stock way, and costs what it costs there.
+            output[KEPT] = [torch.from_numpy(selection.keep.ravel()) for selection in selections]
 
     def _get_mm_fields_config(self: Any, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
         _, rest = self._split(hf_processor_mm_kwargs)
