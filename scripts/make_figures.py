@@ -183,7 +183,8 @@ def families_table() -> str:
     for name in families.names():
         family = families.family(name)
         axes = "three axes" if family.positions == "mrope" else "one axis"
-        lines.append(f"| {name} | {axes} | {family.since.removesuffix('.0')} or newer |")
+        newest = f" or newer, before {family.until.removesuffix('.0')}" if family.until else " or newer"
+        lines.append(f"| {name} | {axes} | {family.since.removesuffix('.0')}{newest} |")
     return "\n".join(lines)
 
 

@@ -22,11 +22,13 @@ TOLERANCE = 3e-4
 
 def absent(name: str) -> str | None:
     """Why a family cannot be tested with the installed transformers."""
-    installed, since = transformers.__version__, families.family(name).since
+    installed, since, until = transformers.__version__, families.family(name).since, families.family(name).until
     if module_of(ALL[name]) is None:
         return f"transformers {installed} has no {name}"
     if Version(installed) < Version(since):
         return f"{name} is refused before transformers {since}"
+    if until is not None and Version(installed) >= Version(until):
+        return f"{name} is refused from transformers {until} on"
     return None
 
 

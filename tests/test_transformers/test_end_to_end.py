@@ -48,7 +48,7 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
     try:
         model, processor = enable(copy.deepcopy(stock), copy.deepcopy(stock_processor), threshold=0.02)
     except (ValueError, RuntimeError) as error:
-        if "upgrade transformers" in str(error):
+        if "upgrade transformers" in str(error) or "use an older transformers" in str(error):
             pytest.skip(f"refused with this transformers: {error}")
         raise
     token = processor.image_token

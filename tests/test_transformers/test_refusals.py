@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from batch import ROWS
 from cases import Case, case
 from checkpoints import model_and_processor, processor_of
@@ -266,6 +267,13 @@ def test_family_that_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", since="99.0"))
     with pytest.raises(RuntimeError, match=r"can be pruned from transformers 99\.0 on"):
         enable(copy.deepcopy(case("qwen3_vl").stock))
+
+
+def test_family_that_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = copy.deepcopy(case("qwen3_vl").stock)
+    monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", until=transformers.__version__))
+    with pytest.raises(RuntimeError, match=r"can be pruned before transformers .* only.*use an older transformers"):
+        enable(stock)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ class Family:
         positions: language-model positions: "mrope" (three axes, after `get_rope_index`) or "1d".
         transposed_table: whether the encoder's position table has width before height.
         since: the first version of transformers in which the family passes the conformance suite.
+        until: the first version after that in which it no longer does; None while there is none.
 
     Example:
         >>> Family("my_vl", tower="vision_tower", positions="1d").order
@@ -36,6 +37,7 @@ class Family:
     positions: str = "mrope"
     transposed_table: bool = False
     since: str = "5.18.0"
+    until: str | None = None
 
     def merge_size(self, model: Any, image_merge_sizes: Any = None) -> int:
         """m of this model; `image_merge_sizes` wins where the model takes it as an input."""
@@ -75,8 +77,18 @@ _FAMILIES = {
         Family("exaone4_5", positions="1d"),
         Family("hyperclovax_vision_v2", tower="vision_model", positions="1d"),
         Family("dots3_note", tower="vision_tower", positions="1d"),
-        Family("kimi_k25", tower="vision_tower", merge="merge_kernel_size", order="raster", positions="1d"),
-        Family("muse_glimmer", tower="vision_tower", merge="merge_size", order="raster", positions="1d"),
+        # Their encoders take other inputs from 5.24 on.
+        Family(
+            "kimi_k25",
+            tower="vision_tower",
+            merge="merge_kernel_size",
+            order="raster",
+            positions="1d",
+            until="5.24.0",
+        ),
+        Family(
+            "muse_glimmer", tower="vision_tower", merge="merge_size", order="raster", positions="1d", until="5.24.0"
+        ),
         Family(
             "muse_spark",
             tower="vision_tower",

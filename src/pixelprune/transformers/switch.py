@@ -205,6 +205,11 @@ def _checked_model(model: Any) -> Any:
             f"model is a {name}, which can be pruned from transformers {family.since} on, this is "
             f"{transformers.__version__}; upgrade transformers"
         )
+    if family.until is not None and Version(transformers.__version__) >= Version(family.until):
+        raise RuntimeError(
+            f"model is a {name}, which can be pruned before transformers {family.until} only, this is "
+            f"{transformers.__version__}; use an older transformers"
+        )
     if "mm_encoder_outputs" not in inspect.signature(_stock_class(inner).forward).parameters:
         raise ValueError(
             f"model is a {name}, whose forward takes no mm_encoder_outputs; use a model that generates text"
