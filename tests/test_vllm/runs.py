@@ -18,6 +18,9 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 
+# What a request may ask for: nothing, equal blocks, and blocks that are nearly equal.
+OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
+
 
 @dataclass(frozen=True)
 class Pictures:

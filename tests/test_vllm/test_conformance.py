@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Pictures, Transformers, difference, record, run
+from runs import OPTIONS, Pictures, Transformers, difference, record, run
 from small import SMALL, for_vllm
 
 from pixelprune.vllm import ARCHITECTURES
 
-# Blocks are equal, or nearly so, or not at all.
-OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
 IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "page"])
 
 

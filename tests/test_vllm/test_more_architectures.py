@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from references import REFERENCES
-from runs import Pictures, difference, record, run
+from runs import OPTIONS, Pictures, difference, record, run
 from small import APART, for_vllm
 
 from pixelprune.vllm import ARCHITECTURES
 
-OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
 IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "flat"])
 
 

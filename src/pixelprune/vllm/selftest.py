@@ -1,7 +1,7 @@
 """A small random model on the real engine: run as a module, it prints one line of JSON at its end.
 
-Whether the engine prunes shows in the number of prompt tokens, which has to be what `select` says; whether it does so
-rightly, in a photograph, of which nothing can be dropped: the answer has to be that of an engine that prunes nothing.
+Whether the engine prunes shows in the number of prompt tokens of a page, which has to be what `select` says. A
+photograph, of which nothing can be dropped, has to stay as it is, and get the same answer.
 """
 
 from __future__ import annotations
