@@ -65,6 +65,19 @@ def test_nothing_dropped_is_stock(family_name: str, attention: str) -> None:
         assert torch.equal(this.pruned(**this.inputs(pruned)).logits, this.stock(**this.inputs(full)).logits)
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_model_without_its_head(family_name: str, share: float) -> None:
+    """Trainers that fuse head and loss call `base_model`, not `forward`."""
+    this = case(family_name)
+    _, pruned = this.prompts(ROWS, share, side="right")
+    inputs = this.inputs(pruned)
+    with torch.no_grad():
+        got = this.pruned.base_model(**inputs, use_cache=False).last_hidden_state
+        right = this.pruned(**inputs, use_cache=False, output_hidden_states=True).hidden_states[-1]
+    mask = pruned.inputs["attention_mask"].bool()
+    assert difference(got[mask], right[mask]) < TOLERANCE
+
+
 def test_one_prompt_without_attention_mask(family_name: str) -> None:
     """No mask and no cache: positions with gaps must not be taken for packed sequences."""
     this = case(family_name)

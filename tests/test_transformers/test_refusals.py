@@ -41,6 +41,11 @@ def test_inputs_of_a_stock_processor(this: Case) -> None:
     refused(this, "pixel_values came without image_kept, so they are not from a processor that prunes", image_kept=None)
 
 
+def test_inputs_of_a_stock_processor_for_the_model_without_its_head(this: Case) -> None:
+    with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+        this.pruned.base_model(**wrong(this, image_kept=None))
+
+
 def test_pruned_inputs_for_a_stock_model(this: Case) -> None:
     with pytest.raises(ValueError, match="image_kept"):
         this.stock.generate(**wrong(this), max_new_tokens=1)

@@ -2,7 +2,8 @@
 
 The subclass adds one named input, `image_kept`, to `forward` and `generate`, turns it and the kept
 pixels into arguments that the stock methods know (`mm_encoder_outputs`, `position_ids`), and calls
-those. `generate` needs it as much as `forward`: it encodes images before it calls `forward`.
+those. `generate` needs it as much as `forward`: it encodes images before it calls `forward`. The model
+without its head (`base_model`) gets the same, since trainers that fuse head and loss call it directly.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ def _pruned_forward(base: Any) -> Any:
         if args:
             kwargs = {**signature.bind_partial(self, *args).arguments, **kwargs}
             kwargs.pop("self")
+        kwargs = stock_inputs(self, kwargs, image_kept)
+        if kwargs.get("pixel_values") is not None and image_kept is not None and self.base_model is not self:
+            # Nothing was dropped: stock code hands this on to `base_model`, which asks for it too.
+            kwargs["image_kept"] = image_kept
         # Looked up at each call: other libraries replace methods of stock classes when they like.
-        return base.forward(self, **stock_inputs(self, kwargs, image_kept))
+        return base.forward(self, **kwargs)
 
     functools.update_wrapper(forward, base.forward)
     # Trainer and generate() read the names of inputs here.
@@ -101,7 +106,7 @@ def stock_inputs(
         ValueError: the inputs contradict each other.
     """
     if image_kept is None:
-        if inputs.get("pixel_values") is not None and _generating.get() is not model:
+        if inputs.get("pixel_values") is not None and not _is_generating(model):
             raise ValueError(
                 "pixel_values came without image_kept, so they are not from a processor that prunes; pass the "
                 "processor to pixelprune.transformers.enable too, or the model to pixelprune.transformers.disable"
@@ -115,6 +120,12 @@ def stock_inputs(
     if not cached and bool(image_kept.all()):
         return inputs
     return _Pruned(model, family, inputs, image_kept, blocks_per_image(grids, merge), cached, generating).arguments()
+
+
+def _is_generating(model: Any) -> bool:
+    """Whether stock `generate` of this model, or of the one around it, runs."""
+    outer = _generating.get()
+    return outer is not None and (outer is model or outer.base_model is model)
 
 
 class _Pruned:

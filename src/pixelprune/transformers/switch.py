@@ -68,7 +68,8 @@ def enable(model: Any = None, processor: Any = None, config: PruneConfig | None 
     if inner is not None and classes is not None:
         _check_pair(inner, classes[1]._pixelprune_layout)
     if inner is not None:
-        _swap_model(inner, pruned_class(_stock_class(inner)))
+        for part in _parts(inner):
+            _swap_model(part, pruned_class(_stock_class(part)))
     if classes is not None:
         processor.__class__, processor.image_processor.__class__ = classes
         _log.info("%s prunes images: %s", classes[0].__name__, config)
@@ -90,8 +91,8 @@ def disable(model: Any = None, processor: Any = None) -> Any:
     """
     _check_given(model, processor)
     if model is not None:
-        inner = _inner_model(model)
-        _swap_model(inner, _stock_class(inner))
+        for part in _parts(_inner_model(model)):
+            _swap_model(part, _stock_class(part))
     if processor is not None:
         for part in (processor, processor.image_processor):
             part.__class__ = _stock_class(part)
@@ -194,6 +195,11 @@ def _inner_model(model: Any) -> Any:
             "enable it before it is wrapped for compiling or for several processes"
         )
     return inner
+
+
+def _parts(model: Any) -> list[Any]:
+    """The model with its head, and the one below, which trainers that fuse head and loss call."""
+    return [model] if model.base_model is model else [model, model.base_model]
 
 
 def _checked_model(model: Any) -> Any:
