@@ -1,0 +1,197 @@
+"""What pruning does to accuracy: `python -m tiny_model.accuracy --out accuracy.json`.
+
+Every way of choosing blocks is measured on the same held-out images, with the trained checkpoint as it is, and after
+fine-tuning and self-distillation on pruned inputs by the command `pixelprune train`. About 25 minutes on one CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import pixelprune
+import pixelprune.transformers
+from pixelprune import PruneConfig, baselines, bench
+from tiny_model import rows
+from tiny_model.evaluate import load, prompt
+from tiny_model.tasks import TASKS, Sample, held_out
+
+log = logging.getLogger("tiny_model")
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+# What fine-tuning and distillation see; the same rows, order and number of steps for both.
+ROWS, STEPS, BATCH, RATE = 3200, 200, 16, 3e-4
+Chooser = Callable[[Any], pixelprune.Selection]
+
+SELECTED: dict[str, Chooser | None] = {
+    "all tokens": None,
+    "pred2d, τ = 0": pixelprune.select,
+    "pred2d, τ = 4/255": partial(pixelprune.select, config=PruneConfig(threshold=4 / 255)),
+    "pred2d, τ = 0.1": partial(pixelprune.select, config=PruneConfig(threshold=0.1)),
+    "raster, τ = 0": partial(pixelprune.select, config=PruneConfig(predictor="raster")),
+    "random, as many as pred2d": baselines.random,
+    "components, as many as pred2d": baselines.components,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of one task: right answers of `count`, its 95 % interval, and the share of visual tokens seen."""
+
+    right: int
+    count: int
+    retained: float
+    clicked: int | None = None
+
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.right, self.count)
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share by Wilson (1927), which stays within [0, 1] near its ends.
+
+    >>> [round(end, 3) for end in wilson(990, 1000)]
+    [0.982, 0.995]
+    """
+    share, weight = right / count, z * z / count
+    middle = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
+    return middle - half, middle + half
+
+
+def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None) -> dict[str, Tensor]:
+    """Inputs of an enabled model in which each image keeps the blocks that `choose` chooses; left padding."""
+    inputs = processor.apply_chat_template(
+        [prompt(sample) for sample in samples],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left", "images_kwargs": {"pixelprune": False}},
+    )
+    if choose is None:
+        return dict(inputs)
+    keep = torch.from_numpy(np.concatenate([choose(sample.image).keep.ravel() for sample in samples]))
+    ids, stays = inputs["input_ids"], inputs["attention_mask"].bool()
+    stays[ids == processor.image_token_id] = keep
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    pad = {"input_ids": processor.tokenizer.pad_token_id}
+    lines = {name: [line[mask] for line, mask in zip(inputs[name], stays, strict=True)] for name in names}
+    patches = inputs["pixel_values"].unflatten(0, (len(keep), -1))
+    return {
+        **{
+            name: pad_sequence(lines[name], True, pad.get(name, 0), padding_side="left")  # (batch, S)
+            for name in names
+        },
+        "pixel_values": patches[keep].flatten(0, 1),
+        "image_grid_thw": inputs["image_grid_thw"],
+        "image_kept": keep,
+    }
+
+
+@torch.inference_mode()
+def measure(model: Any, processor: Any, samples: Sequence[Sample], choose: Chooser | None, batch: int = 50) -> Cell:
+    """Accuracy of greedy answers to one question about each sample."""
+    right = clicked = kept = total = 0
+    for start in range(0, len(samples), batch):
+        part = samples[start : start + batch]
+        inputs = inputs_for(processor, part, choose)
+        said = model.generate(**inputs, max_new_tokens=4)[:, inputs["input_ids"].shape[1] :]
+        answers = processor.batch_decode(said, skip_special_tokens=True)
+        right += sum(sample.answer == words for sample, words in zip(part, answers, strict=True))
+        clicked += sum(sample.clicks(words) for sample, words in zip(part, answers, strict=True))
+        kept, total = kept + int(inputs["image_kept"].sum()), total + inputs["image_kept"].numel()
+    return Cell(right, len(samples), kept / total, clicked if samples[0].task == "find" else None)
+
+
+def table(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Accuracy of a checkpoint by way of choosing and task."""
+    model, processor = pixelprune.transformers.enable(*load(folder))
+    result: dict[str, dict[str, Any]] = {}
+    for name in names:
+        for task in TASKS:
+            cell = measure(model, processor, held_out(task, count), SELECTED[name])
+            log.info("%s, %s: %d of %d right, %.3f retained", name, task, cell.right, cell.count, cell.retained)
+            result.setdefault(name, {})[task] = {**vars(cell), "interval": cell.interval()}
+    return result
+
+
+def trained(method: str, data: Path, folder: Path) -> Path:
+    """Fine-tune or distil the checkpoint by the command that users have."""
+    options = {
+        "model": CHECKPOINT,
+        "data": data,
+        "output_dir": folder,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 20,
+        "gradient_checkpointing": "false",
+        "save_strategy": "no",
+        "logging_steps": 50,
+        "disable_tqdm": "true",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    subprocess.run([sys.executable, "-m", "pixelprune", "train", method, *words], check=True)
+    return folder
+
+
+def seconds_a_step(count: int = 12) -> dict[str, float]:
+    """Median seconds of forward and backward, batches of all tokens and of kept ones by turns."""
+    model, processor = pixelprune.transformers.enable(*load(CHECKPOINT))
+    model.train()
+    pairs = zip(*(held_out(task, count * BATCH // 2) for task in TASKS), strict=True)
+    samples = [sample for pair in pairs for sample in pair]
+    times: dict[str, list[float]] = {"all tokens": [], "kept tokens": []}
+    for start in range(0, len(samples), BATCH):
+        part = samples[start : start + BATCH]
+        for name, choose in (("all tokens", None), ("kept tokens", pixelprune.select)):
+            inputs = inputs_for(processor, part, choose)
+            labels = inputs["input_ids"].clone()
+            labels[:, :-4] = -100
+            begin = time.perf_counter()
+            model(**inputs, labels=labels).loss.backward()
+            model.zero_grad()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
+    parser.add_argument("--count", type=int, default=1000, help="held-out images of each task")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    models = {"as trained": table(CHECKPOINT, options.count, list(SELECTED))}
+    both = ["all tokens", "pred2d, τ = 0"]
+    with tempfile.TemporaryDirectory() as scratch:
+        data = rows.write(Path(scratch) / "data", ROWS)
+        for method, name in (("sft", "fine-tuned on pruned inputs"), ("distil", "self-distilled")):
+            models[name] = table(trained(method, data, Path(scratch) / method), options.count, both)
+    machine = {**bench.machine(), "torch": torch.__version__, "transformers": transformers.__version__}
+    result = {"models": models, "seconds a step": seconds_a_step(), "batch": BATCH, "machine": machine}
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
