@@ -13,7 +13,7 @@ from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.cli.bench_serve import bench_serve
 from pixelprune.images import ImageError, load_image
-from pixelprune.samples import sample_path
+from pixelprune.samples import SAMPLES, sample_path
 
 app = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 
@@ -122,13 +122,74 @@ def bench_prefill(
     common.print_table(title, [("", "left"), ("part", "left"), *((n, "right") for n in headings)], rows, [])
 
 
+@app.command("train")
+def bench_train(
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="A picture to resize and train on, repeatable. Default: the samples."),
+    ] = None,
+    side: Annotated[
+        list[int] | None,
+        typer.Option(metavar="PIXELS", help="Multiples of 32 from 256 on, repeatable. Default: 512 and 1024."),
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Layers of the encoder, and of the language model.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = 3,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, in float32, or cuda, in bfloat16.")] = "cpu",
+    as_json: common.AsJson = False,
+) -> None:
+    """Time and memory of a training step of a random model as wide as Qwen3-VL-2B, all tokens against kept ones.
+
+    Minutes on a CPU. The last columns are the speed-up that counted floating-point operations allow, and how far the
+    measured one is from it. A photograph is measured too, of which nothing can be dropped.
+    """
+    _check_extra()
+    paths = image or [sample_path(name) for name in SAMPLES]
+    names = [str(path) if image and len(paths) > 1 else path.name if image else path.stem for path in paths]
+    try:
+        pictures = {name: load_image(path) for name, path in zip(names, paths, strict=True)}
+    except ImageError as error:
+        common.refuse(error)
+    common.prepare_kernels()
+    from pixelprune.transformers import bench_train as adapter
+
+    asked: dict[str, Any] = {"depth": depth, "rounds": rounds, "device": device}
+    try:
+        with common.err.status("Measuring…") as status:
+            measured = adapter.bench_train(pictures, side or adapter.SIDES, tell=status.update, **asked)
+    except ValueError as error:
+        common.refuse(error)
+    result = {"machine": {**_machine(), **adapter.gpu(device)}, **asked, "pictures": measured}
+    if as_json:
+        common.print_json(result)
+        return
+    rows = []
+    for name, sides in measured.items():
+        for length, case in sides.items():
+            labels = (f"{name} {length}²", f"{case['tokens']:,} → {case['kept']:,} tokens", "")
+            for label, part in zip(labels, ("forward", "backward", "step"), strict=True):
+                times = case[part]
+                cells = [f"{times['full']:.2f} s", f"{times['pruned']:.2f} s", f"{times['speed_up']:.2f} ×"]
+                apart = f"{round(100 * (times['speed_up'] / times['flops'] - 1)):+d} %"
+                rows.append([label, part, *cells, f"{times['flops']:.2f} ×", apart])
+            memory = case["memory"]
+            sizes = [f"{memory[key] / 1e9:.2f} GB" for key in ("full", "pruned")]
+            rows.append(["", "memory", *sizes, f"{memory['saving']:.2f} ×", "", ""])
+    title = f"Widths of Qwen3-VL-2B, {depth} layers instead of 24 and 28, τ = 0, medians; {_where(result)}"
+    headings = ("full", "pruned", "full / pruned", "by operations", "apart")
+    common.print_table(title, [("", "left"), ("part", "left"), *((n, "right") for n in headings)], rows, [])
+
+
 app.command("serve")(bench_serve)
 
 
-def _page_and_adapter(image: Path | None) -> tuple[Any, Any]:
+def _check_extra() -> None:
     if not all(find_spec(name) for name in ("torch", "torchvision", "transformers")):
         common.print_error("this needs torch, torchvision and transformers: pip install 'pixelprune[transformers]'")
         raise typer.Exit(EXIT_INPUT)
+
+
+def _page_and_adapter(image: Path | None) -> tuple[Any, Any]:
+    _check_extra()
     try:
         page = load_image(image or sample_path("page"))
     except ImageError as error:
