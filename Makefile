@@ -4,14 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-vllm bench figures samples clean
+.PHONY: help demo test test-vllm bench figures accuracy tiny-model samples clean
 
 help:
 	@echo "make demo       install, then show which blocks of two samples are kept (pictures in overlays/)"
 	@echo "make test       install with test dependencies, then format check, lint, types and tests"
 	@echo "make test-vllm  make an environment with vLLM for CPUs, and test plugin and adapter in it (transformers 5.19)"
-	@echo "make bench      time selection, image processor and prefill on this machine (minutes)"
+	@echo "make bench      time selection, image processor, prefill and training on this machine (minutes)"
 	@echo "make figures    make the picture and the tables of the README and of docs/ anew"
+	@echo "make tiny-model train the small model of tiny_model/ from scratch (15 minutes on one CPU)"
+	@echo "make accuracy   measure what pruning does to its accuracy, and make the tables anew (half an hour)"
 	@echo "make samples    draw the sample images anew (needs Chromium)"
 	@echo "make clean      remove the environments and all caches"
 
@@ -32,9 +34,16 @@ bench: $(VENV)/installed-test
 	$(BIN)/pixelprune bench select
 	$(BIN)/pixelprune bench processor
 	$(BIN)/pixelprune bench prefill
+	$(BIN)/pixelprune bench train
 
 figures: $(VENV)/installed-test
 	$(BIN)/python scripts/make_figures.py
+
+tiny-model: $(VENV)/installed-test
+	$(BIN)/python -m tiny_model.pretrain --out tiny_model/checkpoint
+
+accuracy: $(VENV)/installed-test
+	$(BIN)/python scripts/make_figures.py accuracy padding
 
 samples: $(VENV)/installed
 	$(BIN)/python scripts/make_samples.py

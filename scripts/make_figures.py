@@ -1,11 +1,13 @@
-"""Make the picture and the tables of README.md and docs/benchmark.md.
+"""Make the picture and the tables of README.md and docs/.
 
-    python scripts/make_figures.py [picture] [samples] [families] [bench] [processor] [prefill]
+    python scripts/make_figures.py [picture] [samples] [families] [bench] [processor] [prefill] [train]
+    python scripts/make_figures.py accuracy padding
     python scripts/make_figures.py serve architectures
 
 Tables stand between a pair of HTML comments that name them, and are replaced in place. `bench`, `processor`,
-`prefill` and `serve` measure this machine, so run nothing else beside them. The second line is for the Python of an
-environment that has vLLM and pytest; what it makes is made only if it is asked for.
+`prefill`, `train`, `padding` and `serve` measure this machine, so run nothing else beside them. The second line is
+about the trained small model; the third is for the Python of an environment that has vLLM and pytest. What these two
+make is made only if it is asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from pixelprune.overlay import overlay
 from pixelprune.samples import SAMPLES, sample_path
 
 ROOT = Path(__file__).resolve().parent.parent
-README, BENCHMARK = ROOT / "README.md", ROOT / "docs" / "benchmark.md"
+README, BENCHMARK, TRAINING = ROOT / "README.md", ROOT / "docs" / "benchmark.md", ROOT / "docs" / "training.md"
+# The largest of these sides takes longer than the rest together, so the command leaves it out unless it is asked.
+TRAIN = [word for side in (512, 1024, 1536) for word in ("--side", str(side))]
 PICTURE = ROOT / "docs" / "images" / "page.png"
 
 
@@ -133,6 +137,72 @@ def prefill_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def train_table(result: dict[str, Any]) -> str:
+    """From the JSON of `pixelprune bench train`."""
+    lines = [
+        "| picture | visual tokens | kept | part | full | pruned | full / pruned | by counted operations | apart |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, sides in result["pictures"].items():
+        for side, case in sides.items():
+            label = f"{name}, {side}² | {case['tokens']:,} | {case['kept']:,}"
+            for part in ("forward", "backward", "step"):
+                times = case[part]
+                apart = f"{round(100 * (times['speed_up'] / times['flops'] - 1)):+d} %".replace("-", "−")
+                lines.append(
+                    f"| {label} | {part} | {times['full']:.2f} s | {times['pruned']:.2f} s "
+                    f"| {times['speed_up']:.2f} × | {times['flops']:.2f} × | {apart} |"
+                )
+            memory = case["memory"]
+            sizes = " | ".join(f"{memory[key] / 1e9:.2f} GB" for key in ("full", "pruned"))
+            lines.append(f"| {label} | memory | {sizes} | {memory['saving']:.2f} × | | |")
+    return "\n".join(lines)
+
+
+def train_notes(result: dict[str, Any]) -> str:
+    fixed = next(iter(next(iter(result["pictures"].values())).values()))["memory"]["fixed"]
+    how = "float32 on one thread" if result["device"] == "cpu" else f"bfloat16 on {result['machine']['device']}"
+    rounds = f"{result['rounds']} round{'s' if result['rounds'] > 1 else ''}"
+    return (
+        f"{where(result).removesuffix('.')}; {how}, {rounds}. "
+        f"Weights and gradients, which are in no row: {fixed / 1e9:.2f} GB."
+    )
+
+
+def accuracy_table(result: dict[str, Any]) -> str:
+    """From the JSON of `tiny_model.accuracy`."""
+    lines = ["| model | visual tokens | reading | retained | finding | retained |", "|---|---|---:|---:|---:|---:|"]
+    for model, ways in result["models"].items():
+        for way, tasks in ways.items():
+            cells = []
+            for task in ("read", "find"):
+                cell = tasks[task]
+                low, high = (100 * end for end in cell["interval"])
+                share = 100 * cell["right"] / cell["count"]
+                cells += [f"{share:.1f} % ({low:.1f}–{high:.1f})", f"{cell['retained']:.2f}"]
+            lines.append(f"| {model} | {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accuracy_notes(result: dict[str, Any]) -> str:
+    count = result["models"]["as trained"]["all tokens"]["read"]["count"]
+    times = result["seconds a step"]
+    full, kept = times["all tokens"], times["kept tokens"]
+    return (
+        f"{where(result).removesuffix('.')}; {count:,} held-out images a task. Forward and backward of "
+        f"{result['batch']} images: {full:.2f} s with all tokens, {kept:.2f} s with those kept at τ = 0, "
+        f"{full / kept:.2f} × faster (batches by turns, medians, one thread)."
+    )
+
+
+def padding_table(result: dict[str, Any]) -> str:
+    """From the JSON of `tiny_model.padding`."""
+    lines = ["| batches | tokens that are padding | forward and backward |", "|---|---:|---:|"]
+    for name, label in (("random", "in random order"), ("alike", "of rows alike long after pruning")):
+        lines.append(f"| {label} | {100 * result[name]['padding']:.0f} % | {result[name]['seconds']:.3f} s |")
+    return "\n".join(lines)
+
+
 def serve_table(result: dict[str, Any]) -> str:
     """From the JSON of `pixelprune bench serve`."""
     lines = ["| picture | | stock | pruned | pruned / stock |", "|---|---|---:|---:|---:|"]
@@ -168,11 +238,20 @@ def where(result: dict[str, Any]) -> str:
     )
 
 
-def measured(name: str) -> dict[str, Any]:
+def measured(name: str, *options: str) -> dict[str, Any]:
     """The JSON of one benchmark command."""
-    command = [sys.executable, "-m", "pixelprune", "bench", name, "--json"]
+    command = [sys.executable, "-m", "pixelprune", "bench", name, "--json", *options]
     result: dict[str, Any] = json.loads(subprocess.check_output(command))
     return result
+
+
+def of_tiny_model(name: str) -> dict[str, Any]:
+    """The JSON of one module of `tiny_model`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        subprocess.run([sys.executable, "-m", f"tiny_model.{name}", "--out", str(out)], cwd=ROOT, check=True)
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
 
 
 def families_table() -> str:
@@ -226,7 +305,7 @@ def replace(path: Path, name: str, text: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    wanted = names or ["picture", "samples", "families", "bench", "processor", "prefill"]
+    wanted = names or ["picture", "samples", "families", "bench", "processor", "prefill", "train"]
     if "picture" in wanted:
         picture()
     if "samples" in wanted:
@@ -248,6 +327,17 @@ def main(names: list[str]) -> None:
         for path in (README, BENCHMARK):
             replace(path, "prefill", prefill_table(result))
         replace(BENCHMARK, "prefill notes", where(result))
+    if "train" in wanted:
+        result = measured("train", *TRAIN)
+        replace(BENCHMARK, "train", train_table(result))
+        replace(BENCHMARK, "train notes", train_notes(result))
+    if "accuracy" in wanted:
+        result = of_tiny_model("accuracy")
+        for path in (README, TRAINING):
+            replace(path, "accuracy", accuracy_table(result))
+        replace(TRAINING, "accuracy notes", accuracy_notes(result))
+    if "padding" in wanted:
+        replace(TRAINING, "padding", padding_table(of_tiny_model("padding")))
     if "architectures" in wanted:
         replace(ROOT / "docs" / "vllm.md", "architectures", architectures_table(farthest_apart()))
     if "serve" in wanted:

@@ -60,6 +60,25 @@ def test_python_in_the_transformers_page_runs(
     assert re.match(r"\d+ → \d+ \(0\.\d\d\)\n", capsys.readouterr().out)
 
 
+def test_python_in_the_training_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl", reason="the page trains with TRL")
+    from tiny_model import rows
+
+    rows.write(tmp_path / "data", 8)
+    (tmp_path / "tiny_model").symlink_to(ROOT / "tiny_model")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code_of((ROOT / "docs" / "training.md").read_text(encoding="utf-8")), names)
+    assert names["trainer"].state.global_step == 2  # type: ignore[attr-defined]
+
+
+def test_accuracy_table_stands_in_both_pages() -> None:
+    pages = (README, (ROOT / "docs" / "training.md").read_text(encoding="utf-8"))
+    tables = [re.findall(r"<!-- accuracy -->\n(.*?)<!-- /accuracy -->", page, re.DOTALL) for page in pages]
+    assert tables[0] == tables[1]
+    assert tables[0][0].count(" % (") == 2 * 11
+
+
 @pytest.mark.usefixtures("checkpoint")
 def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(tmp_path / "Qwen" / "Qwen3-VL-2B-Instruct")

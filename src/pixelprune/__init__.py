@@ -6,6 +6,7 @@ encode, decode         kept blocks and positions (Compressed), and the image bac
 PruneConfig            what may be dropped: threshold, metric, predictor, budget
 
 For models of transformers: pixelprune.transformers.enable and .disable. In vLLM: a plugin, pixelprune.vllm.
+To train on pruned inputs: pixelprune.training, on TRL.
 Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .verify, .baselines, .bench.
 
 >>> import numpy as np
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> ModuleType:
     # Adapters import frameworks, which `import pixelprune` does not wait for.
-    if name in ("transformers", "vllm"):
+    if name in ("training", "transformers", "vllm"):
         return import_module(f"pixelprune.{name}")
     raise AttributeError(f"module 'pixelprune' has no attribute {name!r}")
 

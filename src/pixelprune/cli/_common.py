@@ -55,12 +55,14 @@ def print_error(line: str) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """Print one line and stop: the command line itself cannot be carried out."""
-    line = describe(error)
-    # The library speaks of its arguments and to people who write Python.
-    line = line.replace(", or None for no budget", "").partition("; add your own")[0]
-    line = re.sub(_ARGUMENTS, lambda name: "--" + name[0].replace("_", "-"), line)
-    print_error(line)
+    print_error(as_typed(describe(error)))
     raise typer.Exit(EXIT_INPUT)
+
+
+def as_typed(line: str) -> str:
+    """A sentence of the library, which speaks of its arguments and to people who write Python, about options."""
+    line = line.replace(", or None for no budget", "").partition("; add your own")[0]
+    return re.sub(_ARGUMENTS, lambda name: "--" + name[0].replace("_", "-"), line)
 
 
 def describe(error: Exception) -> str:

@@ -7,7 +7,7 @@ import warnings
 import typer
 
 import pixelprune
-from pixelprune.cli import bench, check, show, verify
+from pixelprune.cli import bench, check, show, train, verify
 
 # Pillow's decoders warn about oddities of files that they read all the same.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -33,6 +33,7 @@ app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.add_typer(bench.app, name="bench")
 app.add_typer(check.app, name="check")
+app.add_typer(train.app, name="train")
 
 
 def _print_version(wanted: bool) -> None:

@@ -65,7 +65,7 @@ class PrunedProcessor(_Swapped):
 class PrunedImageProcessor(_Swapped):
     """What the subclass of an image processor adds."""
 
-    _pixelprune_config: PruneConfig
+    _pixelprune_config: PruneConfig | None  # None keeps all unless a call asks otherwise
     _pixelprune_layout: Layout
 
     def process_image(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,8 +140,8 @@ def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
     return type(base.__name__, (own, base), {**same, **hidden, **added})
 
 
-def pruned_image_processor_class(image_processor: Any, config: PruneConfig) -> type:
-    """The subclass that makes one image processor prune.
+def pruned_image_processor_class(image_processor: Any, config: PruneConfig | None) -> type:
+    """The subclass that makes one image processor prune, or keep all and say so where `config` is None.
 
     Raises:
         ValueError: it cannot.

@@ -1,0 +1,143 @@
+"""Rows to batches: TRL's collator, with images opened here, and a second batch for a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from pixelprune.images import load_image, to_rgb
+
+IGNORED = -100
+
+
+class RowError(ValueError):
+    """A row that cannot be trained on; the text says which and why."""
+
+
+class Collator:
+    """Make a batch of rows as TRL does, and refuse rows that would be trained on wrongly.
+
+    Images may be paths, dicts of bytes as data sets hold them, or Pillow images. Visual tokens are
+    never labels. With a processor for a teacher, the batch holds a second one under ``teacher``:
+    the same rows with every block, and with labels that stand at the same answer tokens.
+
+    Args:
+        stock: TRL's collator, with an enabled processor.
+        teacher: the same processor, as one that keeps every block; None for no teacher.
+
+    Raises:
+        RowError: (a ValueError, on calling) an image is missing or broken, images and placeholders
+            do not match, or the answer has been cut away.
+
+    Example (`processor` enabled):
+
+        collator = Collator(DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True))
+        collator([{"prompt": …, "completion": …, "images": ["page.png"]}])["image_kept"]
+    """
+
+    def __init__(self, stock: DataCollatorForVisionLanguageModeling, teacher: Any = None) -> None:
+        self.stock = stock
+        # Never cut: its answers must be as long as those of the student.
+        self.of_teacher = None if teacher is None else dataclasses.replace(stock, processor=teacher, max_length=None)
+        self.image_token: int = stock.processor.image_token_id
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        opened = [opened_row(example) for example in examples]
+        batch = self._batch(self.stock, opened)
+        self._check(batch, examples)
+        if self.of_teacher is not None:
+            batch["teacher"] = self._batch(self.of_teacher, opened)
+        return batch
+
+    def _batch(self, stock: DataCollatorForVisionLanguageModeling, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL changes the rows that it is given.
+        batch = dict(stock([dict(row) for row in rows]))
+        batch["labels"] = batch["labels"].masked_fill(batch["input_ids"] == self.image_token, IGNORED)
+        return batch
+
+    def _check(self, batch: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        # Only the sum over a batch is known of images; a row alone is checked before training.
+        found = int((batch["input_ids"] == self.image_token).sum())
+        kept = int(batch["image_kept"].sum()) if "image_kept" in batch else 0
+        if found != kept:
+            named = name_of(rows[0]) if len(rows) == 1 else f"{name_of(rows[0])} to {name_of(rows[-1])}"
+            raise RowError(
+                f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of the images; "
+                "write one placeholder an image, and set no max_length that cuts images"
+            )
+        answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
+        for row, count in zip(rows, answers.tolist(), strict=True):
+            if not count:
+                raise RowError(
+                    f"{name_of(row)}: no token of an answer is left in {batch['labels'].shape[1]} tokens; "
+                    "raise max_length (or leave it out), or see whether the row has an answer"
+                )
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """What a row is called in messages."""
+    return f"row {row['row']}" if "row" in row else "a row"
+
+
+def opened_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with Pillow images, and contents without empty entries.
+
+    Raises:
+        RowError: an image is missing or broken.
+    """
+    result = {key: value for key, value in row.items() if key in ("prompt", "completion", "messages", "text")}
+    images = [row["image"]] if "image" in row else row.get("images") or []
+    result["images"] = [_opened(image, row) for image in images]
+    for key in ("prompt", "completion", "messages"):
+        if isinstance(result.get(key), list):
+            result[key] = [_without_nones(message) for message in result[key]]
+    return result
+
+
+def _without_nones(message: dict[str, Any]) -> dict[str, Any]:
+    """Tables give every part every key; templates and TRL ask which keys are there."""
+    message = {key: value for key, value in message.items() if value is not None}
+    if isinstance(message.get("content"), list):
+        message["content"] = [{k: v for k, v in part.items() if v is not None} for part in message["content"]]
+    return message
+
+
+def _opened(image: Any, row: dict[str, Any]) -> PIL.Image.Image:
+    try:
+        if isinstance(image, dict):
+            if image.get("bytes") is None:
+                image = image.get("path") or ""
+            else:
+                return PIL.Image.fromarray(to_rgb(PIL.Image.open(io.BytesIO(image["bytes"]))))
+        if isinstance(image, PIL.Image.Image):
+            return PIL.Image.fromarray(to_rgb(image))
+        if isinstance(image, np.ndarray):
+            return PIL.Image.fromarray(image)
+        return PIL.Image.fromarray(load_image(image))
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RowError(f"{name_of(row)}: {reason}") from None
+
+
+def answer_labels(labels: Tensor) -> list[Tensor]:
+    """Labels of each row of (batch, S) in order, without what is ignored; the first token is never predicted."""
+    return [row[row != IGNORED] for row in labels[:, 1:]]
+
+
+def check_aligned(student: Tensor, teacher: Tensor) -> None:
+    """Raise a ValueError unless both batches of labels hold the same answers, row by row."""
+    if len(student) != len(teacher):
+        raise ValueError(f"teacher has {len(teacher)} rows of labels, student {len(student)}")
+    for place, (mine, its) in enumerate(zip(answer_labels(student), answer_labels(teacher), strict=True)):
+        if not torch.equal(mine, its):
+            raise ValueError(
+                f"answers of student and teacher differ in row {place} of a batch ({len(mine)} and {len(its)} tokens): "
+                "their tokens cannot be aligned; use one processor for both, and no max_length that cuts answers"
+            )

@@ -1,0 +1,71 @@
+"""Options of the trainers, beside those of TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import trl
+
+
+@dataclass
+class SFTConfig(trl.SFTConfig):
+    """TRL's `SFTConfig` with other defaults and two options more.
+
+    Sequences are not cut (`max_length` is None: TRL's 1024 tokens would cut pages), and mixed precision
+    is on only where there is an accelerator.
+
+    Attributes:
+        on_bad_row: "stop" or "skip", what to do where rows cannot be trained on.
+        group_by_kept_length: whether batches are made of rows of alike length after pruning.
+    """
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest sequence in tokens, after pruning; rows that would lose image go."}
+    )
+    on_bad_row: str = field(
+        default="stop",
+        metadata={
+            "help": "Rows that cannot be trained on (image missing or broken, no placeholder, answer cut away) are "
+            "named; then training stops, or skips them.",
+            "choices": ["stop", "skip"],
+        },
+    )
+    group_by_kept_length: bool = field(
+        default=True, metadata={"help": "Make batches of rows whose length after pruning is alike, to pad less."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.on_bad_row not in ("stop", "skip"):
+            raise ValueError(f"on_bad_row must be 'stop' or 'skip', got {self.on_bad_row!r}")
+        if not torch.accelerator.is_available():
+            self.bf16 = bool(self.bf16)
+            self.dataloader_pin_memory = False
+            # Without it, several processes would each train a model of their own.
+            self.use_cpu = True
+        super().__post_init__()
+
+
+@dataclass
+class SelfDistillationConfig(SFTConfig):
+    """Options of `SelfDistillationTrainer`: loss = α·CE + (1 − α)·T²·KL(teacher ‖ student).
+
+    Attributes:
+        alpha: α in [0, 1]; 1 is plain fine-tuning, for which no teacher runs, and 0 pure distillation.
+        temperature: T > 0, by which the logits of both are divided in KL.
+    """
+
+    alpha: float = field(
+        default=0.5,
+        metadata={"help": "Weight of the labels: 1 is plain fine-tuning, 0 pure distillation from the teacher."},
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "By which the logits of teacher and student are divided."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}; 1 is plain fine-tuning, 0 pure distillation")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a number above 0, got {self.temperature}")
+        super().__post_init__()

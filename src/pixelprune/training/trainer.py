@@ -1,0 +1,166 @@
+"""TRL's `SFTTrainer` for pruned inputs: rows are checked first, batches pad little, the log says what was kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+import trl
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from pixelprune.training.collator import Collator
+from pixelprune.training.config import SFTConfig
+from pixelprune.training.measure import Measured, measure
+from pixelprune.training.sampler import KeptLengthSampler
+
+_log = logging.getLogger("pixelprune")
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """Supervised fine-tuning of a model that sees pruned inputs.
+
+    All of TRL's `SFTTrainer`, and before the first step each row is made into a batch of its own: rows
+    that cannot be trained on are named, and the lengths of the others after pruning decide which rows
+    share a batch. The log tells per step ``visual_tokens`` (kept) and ``visual_tokens_unpruned``, and
+    ``retain_ratio`` and ``tokens_per_second`` (tokens that are not padding, of all processes).
+
+    Args:
+        model: enabled with `pixelprune.transformers.enable`; may be wrapped by PEFT.
+        args: an `SFTConfig` of this package.
+        train_dataset: rows as TRL takes them, or as `load_rows` gives them.
+        eval_dataset: the same, or None.
+        processing_class: the enabled processor.
+        options: all else that TRL's trainer takes, by name.
+
+    Raises:
+        ValueError: model or processor is not enabled; rows have no images; rows cannot be trained on
+            and `args.on_bad_row` is "stop", or none can.
+
+    Example (`model` and `processor` as loaded with `from_pretrained`):
+
+        pixelprune.transformers.enable(model, processor)
+        args = SFTConfig(output_dir="out", per_device_train_batch_size=4)
+        SFTTrainer(model, args, train_dataset=load_rows("train.jsonl"), processing_class=processor).train()
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: SFTConfig,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **options: Any,
+    ) -> None:
+        _check_given(model, args, train_dataset, processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **options,
+        )
+        self.data_collator = Collator(self.data_collator, self._processor_of_teacher(processing_class))
+        self._lengths: list[int] | None = None
+        if isinstance(train_dataset, Dataset):
+            self.train_dataset, self._lengths = self._good_rows(train_dataset, "train_dataset")
+        if isinstance(eval_dataset, Dataset):
+            self.eval_dataset, _ = self._good_rows(eval_dataset, "eval_dataset")
+        self._meter = _Meter()
+
+    def _processor_of_teacher(self, processor: Any) -> Any:
+        return None
+
+    def _good_rows(self, rows: Dataset, name: str) -> tuple[Dataset, list[int]]:
+        found: list[Measured | None] = [None]
+        if self.accelerator.is_main_process:
+            found = [measure(rows, self.data_collator, self.args.dataloader_num_workers, self.args.disable_tqdm)]
+        # The others wait here, and get what the first found.
+        (measured,) = broadcast_object_list(found)
+        assert measured is not None
+        if measured.problems:
+            many = f"{len(measured.problems)} of {len(rows)} rows of {name} cannot be trained on"
+            if self.args.on_bad_row == "stop" or not measured.good:
+                way_out = "mend them, or skip them with on_bad_row='skip'" if measured.good else "mend them"
+                raise ValueError(f"{many}; {way_out}:\n{measured.told()}")
+            if self.accelerator.is_main_process:
+                _log.warning("%s and are skipped:\n%s", many, measured.told())
+        return rows.select(measured.good), measured.lengths
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args
+        if self._lengths is None or not args.group_by_kept_length or args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return KeptLengthSampler(self._lengths, rows, args.seed if args.data_seed is None else args.data_seed)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "row" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "row"]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        self._meter.count(inputs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._meter.add(seconds=time.perf_counter() - start)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._meter.counts:
+            logs.update(self._meter.read(self.accelerator, self.args.gradient_accumulation_steps))
+        super().log(logs, start_time)
+
+
+class _Meter:
+    """Sums since the last line of the log, of this process."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, float] = {}
+
+    def add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.counts[name] = self.counts.get(name, 0) + value
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        kept = inputs.get("image_kept")
+        blocks, left = (0, 0) if kept is None else (kept.numel(), int(kept.sum()))
+        self.add(batches=1, blocks=blocks, kept=left, tokens=int(inputs["attention_mask"].sum()))
+
+    def read(self, accelerator: Any, batches_of_step: int) -> dict[str, float]:
+        """What the log says, of all processes; starts anew."""
+        mine, self.counts = self.counts, {}
+        steps, seconds = mine.pop("batches") / batches_of_step, mine.pop("seconds")
+        values = torch.tensor(list(mine.values()), dtype=torch.float32, device=accelerator.device)
+        total = dict(zip(mine, accelerator.reduce(values, "sum").tolist(), strict=True))
+        result = {
+            "visual_tokens": total["kept"] / steps,
+            "visual_tokens_unpruned": total["blocks"] / steps,
+            "retain_ratio": total["kept"] / total["blocks"] if total["blocks"] else 1.0,
+            "tokens_per_second": total["tokens"] / seconds,
+        }
+        if answers := total.get("answers"):
+            result |= {f"{name}_loss": total[name] / answers for name in ("ce", "kl")}
+            result["mean_token_accuracy"] = total["correct"] / answers
+        return result
+
+
+def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, thing in (("model", inner), ("processing_class", processor)):
+        if not hasattr(type(thing), "_pixelprune_base"):
+            raise ValueError(
+                f"{name} is not enabled, so it would be trained on unpruned inputs; call "
+                "pixelprune.transformers.enable(model, processor) before"
+            )
+    if not isinstance(args, SFTConfig):
+        raise ValueError(f"args must be a pixelprune.training.SFTConfig, got {type(args).__name__}")
+    if args.on_bad_row == "skip" and not isinstance(rows, Dataset):
+        raise ValueError("on_bad_row='skip' needs rows that can be counted; load them without streaming")
+    columns = getattr(rows, "column_names", None) or []
+    if not {"image", "images"} & set(columns):
+        raise ValueError(f"train_dataset must have a column 'images' or 'image', got {', '.join(columns) or 'none'}")
