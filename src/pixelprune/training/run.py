@@ -111,6 +111,8 @@ def train(data: Data, student: Student, config: SFTConfig, teacher: Teacher, met
         enable(model, processor, prune)
     except RuntimeError as error:  # transformers is too old or too new for this model
         raise ValueError(str(error)) from None
+    if not (student.lora_target_modules or student.lora_target_parameters):
+        student.lora_target_modules = "all-linear"  # what --use_peft alone means
     options: dict[str, Any] = {"peft_config": get_peft_config(student)}
     if method == "distil" and teacher.teacher is not None:
         options["teacher"] = _loaded(teacher.teacher, student, config)
@@ -140,7 +142,7 @@ def _checkpoint(config: Any) -> str | None:
         return None
     if asked.lower() not in ("true", "last"):
         return asked
-    last: str | None = get_last_checkpoint(config.output_dir)
+    last: str | None = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     if last is None:
         raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {config.output_dir}")
     return last
