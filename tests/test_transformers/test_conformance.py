@@ -70,6 +70,8 @@ def test_nothing_dropped_is_stock(family_name: str, attention: str) -> None:
 def test_model_without_its_head(family_name: str, share: float) -> None:
     """Trainers that fuse head and loss call `base_model`, not `forward`."""
     this = case(family_name)
+    if this.pruned.base_model is this.pruned:
+        pytest.skip("in this version of transformers there is no model below its head")
     _, pruned = this.prompts(ROWS, share, side="right")
     inputs = this.inputs(pruned)
     with torch.no_grad():
