@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,11 @@ import pixelprune
 import pixelprune.transformers
 from pixelprune import PruneConfig, baselines, bench
 from tiny_model import rows
-from tiny_model.evaluate import load, prompt
+from tiny_model.evaluate import FOLDER, Score, chat_inputs, load, score
 from tiny_model.tasks import TASKS, Sample, held_out
 
 log = logging.getLogger("tiny_model")
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
 # What fine-tuning and distillation see; the same rows, order and number of steps for both.
 ROWS, STEPS, BATCH, RATE = 3200, 200, 16, 3e-4
 Chooser = Callable[[Any], pixelprune.Selection]
@@ -50,19 +48,6 @@ SELECTED: dict[str, Chooser | None] = {
     "random, as many as pred2d": baselines.random,
     "components, as many as pred2d": baselines.components,
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Accuracy of one task: right answers of `count`, its 95 % interval, and the share of visual tokens seen."""
-
-    right: int
-    count: int
-    retained: float
-    clicked: int | None = None
-
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.right, self.count)
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -79,14 +64,7 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None) -> dict[str, Tensor]:
     """Inputs of an enabled model in which each image keeps the blocks that `choose` chooses; left padding."""
-    inputs = processor.apply_chat_template(
-        [prompt(sample) for sample in samples],
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left", "images_kwargs": {"pixelprune": False}},
-    )
+    inputs = chat_inputs(processor, samples, pixelprune=False)
     if choose is None:
         return dict(inputs)
     keep = torch.from_numpy(np.concatenate([choose(sample.image).keep.ravel() for sample in samples]))
@@ -107,19 +85,9 @@ def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None
     }
 
 
-@torch.inference_mode()
-def measure(model: Any, processor: Any, samples: Sequence[Sample], choose: Chooser | None, batch: int = 50) -> Cell:
-    """Accuracy of greedy answers to one question about each sample."""
-    right = clicked = kept = total = 0
-    for start in range(0, len(samples), batch):
-        part = samples[start : start + batch]
-        inputs = inputs_for(processor, part, choose)
-        said = model.generate(**inputs, max_new_tokens=4)[:, inputs["input_ids"].shape[1] :]
-        answers = processor.batch_decode(said, skip_special_tokens=True)
-        right += sum(sample.answer == words for sample, words in zip(part, answers, strict=True))
-        clicked += sum(sample.clicks(words) for sample, words in zip(part, answers, strict=True))
-        kept, total = kept + int(inputs["image_kept"].sum()), total + inputs["image_kept"].numel()
-    return Cell(right, len(samples), kept / total, clicked if samples[0].task == "find" else None)
+def measure(model: Any, processor: Any, samples: Sequence[Sample], choose: Chooser | None) -> Score:
+    """Accuracy of an enabled model on samples of one task."""
+    return score(model, processor, samples, make=partial(inputs_for, choose=choose))
 
 
 def table(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -130,14 +98,14 @@ def table(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str,
         for task in TASKS:
             cell = measure(model, processor, held_out(task, count), SELECTED[name])
             log.info("%s, %s: %d of %d right, %.3f retained", name, task, cell.right, cell.count, cell.retained)
-            result.setdefault(name, {})[task] = {**vars(cell), "interval": cell.interval()}
+            result.setdefault(name, {})[task] = {**vars(cell), "interval": wilson(cell.right, cell.count)}
     return result
 
 
 def trained(method: str, data: Path, folder: Path) -> Path:
     """Fine-tune or distil the checkpoint by the command that users have."""
     options = {
-        "model": CHECKPOINT,
+        "model": FOLDER,
         "data": data,
         "output_dir": folder,
         "max_steps": STEPS,
@@ -157,7 +125,7 @@ def trained(method: str, data: Path, folder: Path) -> Path:
 
 def seconds_a_step(count: int = 12) -> dict[str, float]:
     """Median seconds of forward and backward, batches of all tokens and of kept ones by turns."""
-    model, processor = pixelprune.transformers.enable(*load(CHECKPOINT))
+    model, processor = pixelprune.transformers.enable(*load(FOLDER))
     model.train()
     pairs = zip(*(held_out(task, count * BATCH // 2) for task in TASKS), strict=True)
     samples = [sample for pair in pairs for sample in pair]
@@ -182,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    models = {"as trained": table(CHECKPOINT, options.count, list(SELECTED))}
+    models = {"as trained": table(FOLDER, options.count, list(SELECTED))}
     both = ["all tokens", "pred2d, τ = 0"]
     with tempfile.TemporaryDirectory() as scratch:
         data = rows.write(Path(scratch) / "data", ROWS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ FOLDER = Path(__file__).parent / "checkpoint"
 class Score:
     """What came out on one set of samples of one task."""
 
+    right: int  # answers that are right word for word
     count: int
-    exact: float  # share of answers that are right word for word
-    click: float  # share of answers that name a square on the button; NaN for "read"
     retained: float  # share of the visual tokens that the model saw
+    clicked: int | None = None  # answers that name a square on the button; None for "read"
 
     def __str__(self) -> str:
-        click = "" if self.click != self.click else f", click {self.click:.3f}"
-        return f"exact {self.exact:.3f}{click} (N = {self.count}, retained {self.retained:.3f})"
+        click = "" if self.clicked is None else f", click {self.clicked / self.count:.3f}"
+        return f"exact {self.right / self.count:.3f}{click} (N = {self.count}, retained {self.retained:.3f})"
 
 
 def prompt(sample: Sample) -> list[dict[str, Any]]:
@@ -45,45 +45,53 @@ def prompt(sample: Sample) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [image, {"type": "text", "text": sample.question}]}]
 
 
+def chat_inputs(processor: Any, samples: Sequence[Sample], **image_options: Any) -> Any:
+    """What the processor makes of the samples' questions; left padding."""
+    return processor.apply_chat_template(
+        [prompt(sample) for sample in samples],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left", "images_kwargs": image_options},
+    )
+
+
 @torch.inference_mode()
 def answers(
-    model: Any, processor: Any, samples: Sequence[Sample], batch: int = 25, one_axis: bool = False
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    batch: int = 50,
+    one_axis: bool = False,
+    make: Callable[[Any, Sequence[Sample]], Any] = chat_inputs,
 ) -> tuple[list[str], float]:
     """Greedy answers to the samples' questions, and the share of visual tokens that was retained.
 
     `one_axis` gives the language model wrong positions on purpose, tokens numbered one after the other: a model that
-    does not mind cannot tell right from wrong positions.
+    does not mind cannot tell right from wrong positions. `make` makes the inputs.
     """
     said: list[str] = []
     kept, total = 0, 0
     merge = processor.image_processor.merge_size**2
     for start in range(0, len(samples), batch):
-        chats = [prompt(sample) for sample in samples[start : start + batch]]
-        inputs = processor.apply_chat_template(
-            chats,
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        ).to(model.device)
+        inputs = make(processor, samples[start : start + batch])
         kept += len(inputs["pixel_values"]) // merge
         total += int(inputs["image_grid_thw"].prod(-1).sum()) // merge
         if one_axis:
             mask = inputs["attention_mask"]
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0).expand(4, *mask.shape)
-        out = model.generate(**inputs, max_new_tokens=3)[:, inputs["input_ids"].shape[1] :]
+        out = model.generate(**inputs, max_new_tokens=4)[:, inputs["input_ids"].shape[1] :]
         said += processor.batch_decode(out, skip_special_tokens=True)
     return said, kept / total
 
 
-def score(model: Any, processor: Any, samples: Sequence[Sample], one_axis: bool = False) -> Score:
-    """Accuracy on samples of one task."""
-    said, retained = answers(model, processor, samples, one_axis=one_axis)
+def score(model: Any, processor: Any, samples: Sequence[Sample], **options: Any) -> Score:
+    """Accuracy on samples of one task; options are those of `answers`."""
+    said, retained = answers(model, processor, samples, **options)
     pairs = list(zip(samples, said, strict=True))
-    exact = sum(sample.answer == words for sample, words in pairs) / len(pairs)
-    clicks = sum(sample.clicks(words) for sample, words in pairs) / len(pairs)
-    return Score(len(pairs), exact, clicks if samples[0].task == "find" else float("nan"), retained)
+    clicked = sum(sample.clicks(words) for sample, words in pairs) if samples[0].task == "find" else None
+    return Score(sum(sample.answer == words for sample, words in pairs), len(pairs), retained, clicked)
 
 
 def load(folder: str | Path) -> tuple[Any, Any]:
@@ -109,7 +117,7 @@ def main() -> None:
             samples = held_out(task, options.count)
             for one_axis in (False, True):
                 how = ("pruned" if pruned else "full") + (", one axis" if one_axis else "")
-                log.info("%s (%s): %s", task, how, score(model, processor, samples, one_axis))
+                log.info("%s (%s): %s", task, how, score(model, processor, samples, one_axis=one_axis))
 
 
 if __name__ == "__main__":

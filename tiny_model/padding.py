@@ -18,15 +18,14 @@ import torch
 import pixelprune.transformers
 from pixelprune.training import SFTConfig, SFTTrainer, load_rows
 from tiny_model import rows
-from tiny_model.accuracy import CHECKPOINT
-from tiny_model.evaluate import load
+from tiny_model.evaluate import FOLDER, load
 
 ROWS, BATCH = 1600, 16
 
 
 def batches(data: Path, grouped: bool) -> tuple[Any, list[dict[str, Any]]]:
     """A model, and the batches of one epoch that its trainer makes."""
-    model, processor = pixelprune.transformers.enable(*load(CHECKPOINT))
+    model, processor = pixelprune.transformers.enable(*load(FOLDER))
     args = SFTConfig(
         "unused", per_device_train_batch_size=BATCH, group_by_kept_length=grouped, gradient_checkpointing=False
     )

@@ -43,14 +43,22 @@ def bad(pages: Path, tmp_path: Path) -> Any:
 
 def test_stops_and_names_them(bad: Any, pair: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"6 of 11 rows of train_dataset cannot be trained on; mend them, or skip"
+        ValueError, match=r"7 of 11 rows of train_dataset cannot be trained on; mend them, or skip"
     ) as told:
         sft(pair, bad, tmp_path)
     lines = str(told.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in lines] == [f"row {n}" for n in (1, 3, 5, 7, 9, 11)]
+    assert [line.split(":")[0].strip() for line in lines] == [f"row {n}" for n in (1, 3, 5, 7, 9, 10, 11)]
     for line, problem in zip(
         lines,
-        ["none.png: no such file", "broken.png", "images", "images", "conversations need 'from'", "no JSON"],
+        [
+            "none.png: no such file",
+            "broken.png",
+            "images",
+            "images",
+            "conversations need 'from'",
+            "an answer is empty",
+            "no JSON",
+        ],
         strict=True,
     ):
         assert problem in line
@@ -59,15 +67,15 @@ def test_stops_and_names_them(bad: Any, pair: Any, tmp_path: Path) -> None:
 def test_skips_and_names_them(bad: Any, pair: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="pixelprune"):
         trainer = sft(pair, bad, tmp_path, on_bad_row="skip")
-    assert trainer.train_dataset["row"][:] == [*GOOD, 10]
-    assert "6 of 11 rows of train_dataset cannot be trained on and are skipped" in caplog.text
+    assert trainer.train_dataset["row"][:] == GOOD
+    assert "7 of 11 rows of train_dataset cannot be trained on and are skipped" in caplog.text
     assert "row 3: " in caplog.text
     trainer.train()
     assert len(losses(trainer)) == 3
 
 
 def test_rows_to_evaluate_on_are_looked_at_too(bad: Any, pair: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="6 of 11 rows of eval_dataset"):
+    with pytest.raises(ValueError, match="7 of 11 rows of eval_dataset"):
         sft(pair, bad.select([1, 3]), tmp_path, eval_dataset=bad)
 
 

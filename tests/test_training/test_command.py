@@ -103,6 +103,19 @@ def test_killed_run_goes_on(checkpoint: str, pages: Path, tmp_path: Path) -> Non
     assert losses(tmp_path / "killed", 20) == pytest.approx(losses(tmp_path / "whole", 20), rel=1e-4)
 
 
+def test_rows_of_one_turn_evaluate_what_learns_from_several(checkpoint: str, pages: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (pages / "rows.jsonl").read_text().splitlines()[:4]]
+    for line in lines:
+        line["conversations"] += [{"from": "human", "value": "read B"}, {"from": "gpt", "value": "1 2"}]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    options = ["--model", checkpoint, "--data", data, "--image_folder", pages, "--eval_data", pages / "rows.jsonl"]
+    said = run(
+        "distil", *options, "--eval_strategy", "steps", "--eval_steps", 1, *SHORT, "--output_dir", tmp_path / "o"
+    )
+    assert "eval_loss" in said
+
+
 def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) -> None:
     lines = (pages / "rows.jsonl").read_text().splitlines()[:6]
     data = tmp_path / "rows.jsonl"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pixelprune.training import load_rows
 from pixelprune.training.collator import opened_row
+from pixelprune.training.rows import as_messages
 
 IMAGE, TOTAL, ANSWER = {"type": "image"}, {"type": "text", "text": "Total?"}, {"type": "text", "text": "12"}
 USER, ASSISTANT = {"role": "user"}, {"role": "assistant"}
@@ -92,6 +93,9 @@ def test_mixed_forms_of_several_turns(tmp_path: Path) -> None:
         ({"conversations": None}, "conversations need 'from'"),
         ({"messages": [{"role": "user"}]}, "messages need 'role' and 'content'"),
         ({"messages": [{**USER, "content": [{"type": "video"}]}]}, "of type 'text' or 'image', got 'video'"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "an answer is empty"),
+        ({"prompt": "x", "completion": "", "images": ["a.png"]}, "an answer is empty"),
+        ({"messages": [{**USER, "content": "x"}], "images": ["a.png"]}, "there is no answer in it"),
         ({**FORMS["messages that bring their image"], "images": ["b.png"]}, "images stand both in"),
     ],
 )
@@ -114,6 +118,25 @@ def test_files_that_cannot_be_read(name: str, text: str, problem: str, tmp_path:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=problem):
         load_rows(str(tmp_path / name))
+
+
+def test_no_row_has_an_image(tmp_path: Path) -> None:
+    """As where the column of images is misspelt."""
+    row = {**FORMS["messages"], "pictures": ["a.png"]}
+    del row["images"]
+    with pytest.raises(ValueError, match="data hold no images; list the paths of each row under 'images'"):
+        load_rows(written(tmp_path, row, row))
+
+
+def test_folder_of_images_beside_a_file_of_rows(pages: Path) -> None:
+    with pytest.raises(ValueError, match=r"must have 'messages', .*, got image; of a folder of .* name the file"):
+        load_rows(str(pages))
+
+
+def test_as_messages(tmp_path: Path) -> None:
+    rows = as_messages(load_rows(written(tmp_path, FORMS["conversations"])))
+    assert bare(rows[0]["messages"]) == FORMS["messages"]["messages"]
+    assert as_messages(rows) is rows
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pixelprune
 import pixelprune.transformers
 from pixelprune import baselines
 from pixelprune.transformers import encoding, modeling
-from tiny_model.accuracy import CHECKPOINT, Cell, inputs_for, measure, wilson
-from tiny_model.evaluate import load, prompt
+from tiny_model.accuracy import inputs_for, measure, wilson
+from tiny_model.evaluate import FOLDER, Score, chat_inputs, load
 from tiny_model.tasks import TASKS, held_out
 
 COUNT = 400
@@ -24,11 +24,11 @@ COUNT = 400
 
 @cache
 def trained() -> tuple[Any, Any]:
-    return pixelprune.transformers.enable(*load(CHECKPOINT))
+    return pixelprune.transformers.enable(*load(FOLDER))
 
 
 @cache
-def score(task: Any, choose: Any = None) -> Cell:
+def score(task: Any, choose: Any = None) -> Score:
     return measure(*trained(), held_out(task, COUNT), choose)
 
 
@@ -54,14 +54,7 @@ def test_random_tokens_of_the_same_number_are_not_enough(task: str) -> None:
 def test_inputs_are_those_of_the_processor(task: Any) -> None:
     samples = held_out(task, 6)
     got = inputs_for(trained()[1], samples, pixelprune.select)
-    right = trained()[1].apply_chat_template(
-        [prompt(sample) for sample in samples],
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left"},
-    )
+    right = chat_inputs(trained()[1], samples)
     assert got.keys() == right.keys()
     assert all(torch.equal(got[name], right[name]) for name in right)
 

@@ -11,8 +11,7 @@ from PIL import Image
 from runs import run
 
 import pixelprune.transformers
-from tiny_model.accuracy import CHECKPOINT
-from tiny_model.evaluate import answers, load
+from tiny_model.evaluate import FOLDER, answers, load
 from tiny_model.tasks import TASKS, held_out
 
 COUNT = 250
@@ -20,7 +19,7 @@ COUNT = 250
 
 def test_answers_of_the_trained_model(tmp_path: Path) -> None:
     samples = [sample for task in TASKS for sample in held_out(task, COUNT)]
-    model, processor = pixelprune.transformers.enable(*load(CHECKPOINT))
+    model, processor = pixelprune.transformers.enable(*load(FOLDER))
     requests = []
     for number, sample in enumerate(samples):
         Image.fromarray(sample.image).save(tmp_path / f"{number}.png")
@@ -28,7 +27,7 @@ def test_answers_of_the_trained_model(tmp_path: Path) -> None:
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         requests.append({"prompt": prompt, "images": [str(tmp_path / f"{number}.png")]})
     job = {
-        "model": str(CHECKPOINT),
+        "model": str(FOLDER),
         "requests": requests,
         "max_tokens": 4,
         "prompt_logprobs": False,

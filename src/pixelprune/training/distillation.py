@@ -25,6 +25,7 @@ from pixelprune.training.config import SelfDistillationConfig
 from pixelprune.training.trainer import SFTTrainer
 from pixelprune.transformers import enable
 from pixelprune.transformers.processing import pruned_image_processor_class
+from pixelprune.transformers.switch import inner_model
 
 # Answer tokens whose logits exist at one time: 256 × 152k × 4 bytes are 156 MB.
 CHUNK = 256
@@ -79,7 +80,7 @@ class SelfDistillationTrainer(SFTTrainer):
                 "model balances the load of its experts with a loss of its own, which distillation leaves out; "
                 "set router_aux_loss_coef=0"
             )
-        _let_forward_read_answers(_inner(self.model))
+        _let_forward_read_answers(inner_model(self.model))
         if teacher is not None:
             _let_forward_read_answers(teacher)
             self.teacher = self._prepared(teacher.eval().requires_grad_(False))
@@ -143,7 +144,7 @@ class SelfDistillationTrainer(SFTTrainer):
         with student.disable_adapter():
             states = model(**_without_labels(whole), read_answers=read)
         student.train(was_training)
-        return states, head_of(_inner(student), base=True)
+        return states, head_of(inner_model(student), base=True)
 
     def _meter_losses(self, sums: dict[str, Tensor], count: Tensor) -> None:
         if self.model.training:
@@ -239,10 +240,6 @@ def _without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in ("labels", "use_cache")}
 
 
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _has_adapter(model: Any) -> bool:
     return hasattr(model, "disable_adapter")
 
@@ -257,7 +254,7 @@ def _check_args(args: Any) -> None:
 
 
 def _check_teacher(model: Any, teacher: Any, processor: Any) -> None:
-    sizes = [_inner(one).config.get_text_config().vocab_size for one in (model, teacher)]
+    sizes = [inner_model(one).config.get_text_config().vocab_size for one in (model, teacher)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"teacher must have the vocabulary of model, {sizes[0]} tokens, got {sizes[1]}; "

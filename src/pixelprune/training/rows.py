@@ -36,7 +36,7 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
         a trainer or makes it skip them.
 
     Raises:
-        ValueError: nothing can be read there.
+        ValueError: nothing can be read there, or no row has what training needs.
 
     Example:
         >>> import tempfile
@@ -50,6 +50,12 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
         folder = Path(path).parent if image_folder is None else Path(image_folder)
         return _arranged([_checked(row, number, folder) for number, row in _lines(Path(path))])
     found = _stored(path, split)
+    columns = set(found.column_names)
+    if not (columns & {"messages", "conversations"} or columns >= {"prompt", "completion"}):
+        raise ValueError(
+            f"data {path!r} must have {_SHAPES}, got {', '.join(sorted(columns))}; of a folder of images and a file of "
+            "rows, name the file"
+        )
     # Decoded when a batch is made: a broken one is then the problem of its row.
     if "images" in found.column_names:
         found = found.cast_column("images", datasets.List(datasets.Image(decode=False)))
@@ -59,6 +65,15 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
     if "conversations" in found.column_names:
         found = found.map(_from_sharegpt, remove_columns=["conversations"])
     return found
+
+
+def as_messages(rows: datasets.Dataset) -> datasets.Dataset:
+    """Rows of `load_rows` as `messages`, whichever of the two forms they have."""
+    if "messages" in rows.column_names:
+        return rows
+    return rows.map(
+        lambda row: {"messages": [*row["prompt"], *row["completion"]]}, remove_columns=["prompt", "completion"]
+    )
 
 
 def _stored(path: str, split: str) -> datasets.Dataset:
@@ -99,6 +114,7 @@ def _checked(row: Any, number: int, folder: Path) -> dict[str, Any]:
         if isinstance(row, ValueError):
             raise row
         messages, images = _read(row)
+        _check_answers(messages)
     except ValueError as error:
         return {"messages": [], "images": [], "row": number, "problem": str(error)}
     return {"messages": messages, "images": [str(folder / image) for image in images], "row": number, "problem": None}
@@ -106,7 +122,9 @@ def _checked(row: Any, number: int, folder: Path) -> dict[str, Any]:
 
 def _from_sharegpt(row: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"messages": _of_conversations(row["conversations"]), "problem": None}
+        messages = _of_conversations(row["conversations"])
+        _check_answers(messages)
+        return {"messages": messages, "problem": None}
     except ValueError as error:
         return {"messages": [], "problem": str(error)}
 
@@ -165,6 +183,12 @@ def _of_messages(messages: Any, images: list[str]) -> tuple[list[dict[str, Any]]
     return result, images or brought
 
 
+def _check_answers(messages: list[dict[str, Any]]) -> None:
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers or not all(any((part["text"] or "").strip() for part in answer) for answer in answers):
+        raise ValueError("an answer is empty" if answers else "there is no answer in it")
+
+
 def _part(kind: Any, text: str | None = None) -> dict[str, Any]:
     if kind not in ("text", "image"):
         raise ValueError(f"a part of a message must be of type 'text' or 'image', got {kind!r}")
@@ -187,6 +211,8 @@ def _arranged(rows: list[dict[str, Any]]) -> datasets.Dataset:
     good = [[message["role"] for message in row["messages"]] for row in rows if row["problem"] is None]
     if not rows:
         raise ValueError("data hold no rows")
+    if good and not any(row["images"] for row in rows):
+        raise ValueError("data hold no images; list the paths of each row under 'images'")
     if all(roles.count("assistant") == 1 and roles[-1] == "assistant" for roles in good):
         for row in rows:
             messages = row.pop("messages")

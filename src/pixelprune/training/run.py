@@ -15,7 +15,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from pixelprune.config import PruneConfig
 from pixelprune.training.config import SelfDistillationConfig, SFTConfig
 from pixelprune.training.distillation import SelfDistillationTrainer
-from pixelprune.training.rows import load_rows
+from pixelprune.training.rows import as_messages, load_rows
 from pixelprune.training.trainer import SFTTrainer
 from pixelprune.transformers import enable
 
@@ -29,15 +29,20 @@ class Data:
         default=None, metadata={"help": "Where paths of images start; by default at the folder of the data."}
     )
     eval_data: str | None = field(default=None, metadata={"help": "Rows to evaluate on; see --eval_strategy."})
-    threshold: float = field(default=0.0, metadata={"help": "τ in [0, 1] of full scale; 0 drops equal pixels only."})
-    metric: str = field(default="max", metadata={"help": "How the distance of two blocks is measured."})
-    predictor: str = field(default="pred2d", metadata={"help": "The rule that predicts a block from earlier ones."})
+    threshold: float = field(
+        default=PruneConfig.threshold, metadata={"help": "τ in [0, 1] of full scale; 0 drops equal pixels only."}
+    )
+    metric: str = field(default=PruneConfig.metric, metadata={"help": "How the distance of two blocks is measured."})
+    predictor: str = field(
+        default=PruneConfig.predictor, metadata={"help": "The rule that predicts a block from earlier ones."}
+    )
     max_tokens: int | None = field(default=None, metadata={"help": "Visual tokens an image; raises τ as needed."})
-    max_threshold: float = field(default=0.1, metadata={"help": "How far max_tokens may raise τ."})
+    max_threshold: float = field(
+        default=PruneConfig.max_threshold, metadata={"help": "How far max_tokens may raise τ."}
+    )
 
     def prune_config(self) -> PruneConfig:
-        names = ("threshold", "metric", "predictor", "max_tokens", "max_threshold")
-        return PruneConfig(**{name: getattr(self, name) for name in names})
+        return PruneConfig(**{name: getattr(self, name) for name in PruneConfig().to_dict()})
 
 
 @dataclass
@@ -101,6 +106,9 @@ def train(data: Data, student: Student, config: SFTConfig, teacher: Teacher, met
             raise ValueError(f"there is no checkpoint folder {name}")
     rows = load_rows(data.data, data.image_folder)
     held_out = None if data.eval_data is None else load_rows(data.eval_data, data.image_folder)
+    if held_out is not None and "messages" in {*rows.column_names, *held_out.column_names}:
+        # One collator serves both.
+        rows, held_out = as_messages(rows), as_messages(held_out)
     if "messages" in rows.column_names:
         config.assistant_only_loss = True
     processor = AutoProcessor.from_pretrained(

@@ -15,6 +15,7 @@ from pixelprune.training.collator import Collator
 from pixelprune.training.config import SFTConfig
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
+from pixelprune.transformers.switch import inner_model
 
 _log = logging.getLogger("pixelprune")
 
@@ -150,8 +151,7 @@ class _Meter:
 
 
 def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for name, thing in (("model", inner), ("processing_class", processor)):
+    for name, thing in (("model", inner_model(model)), ("processing_class", processor)):
         if not hasattr(type(thing), "_pixelprune_base"):
             raise ValueError(
                 f"{name} is not enabled, so it would be trained on unpruned inputs; call "

@@ -50,8 +50,8 @@ def _pruned_forward(base: Any) -> Any:
             kwargs.pop("self")
         kwargs = stock_inputs(self, kwargs, image_kept)
         if kwargs.get("pixel_values") is not None and image_kept is not None and self.base_model is not self:
-            # Nothing was dropped: stock code hands this on to `base_model`, which asks for it too.
-            kwargs["image_kept"] = image_kept
+            # Nothing was dropped: stock code hands this on to `base_model`, which asks, and need not look again.
+            kwargs["image_kept"] = True
         # Looked up at each call: other libraries replace methods of stock classes when they like.
         return base.forward(self, **kwargs)
 
@@ -97,9 +97,7 @@ def _rebuild(base: Any) -> Any:
     return base.__new__(pruned_class(base))
 
 
-def stock_inputs(
-    model: Any, inputs: dict[str, Any], image_kept: Tensor | None, generating: bool = False
-) -> dict[str, Any]:
+def stock_inputs(model: Any, inputs: dict[str, Any], image_kept: Any, generating: bool = False) -> dict[str, Any]:
     """What the stock `forward` (or `generate`) takes, from the inputs of a pruning processor.
 
     Raises:
@@ -111,6 +109,8 @@ def stock_inputs(
                 "pixel_values came without image_kept, so they are not from a processor that prunes; pass the "
                 "processor to pixelprune.transformers.enable too, or the model to pixelprune.transformers.disable"
             )
+        return inputs
+    if image_kept is True and model.base_model is model:
         return inputs
     family = family_of(model)
     grids = _checked_grids(inputs)

@@ -91,7 +91,7 @@ def disable(model: Any = None, processor: Any = None) -> Any:
     """
     _check_given(model, processor)
     if model is not None:
-        for part in _parts(_inner_model(model)):
+        for part in _parts(inner_model(model)):
             _swap_model(part, _stock_class(part))
     if processor is not None:
         for part in (processor, processor.image_processor):
@@ -181,7 +181,7 @@ def _given(model: Any, processor: Any) -> Any:
     return model, processor
 
 
-def _inner_model(model: Any) -> Any:
+def inner_model(model: Any) -> Any:
     """The model of transformers within one that PEFT wraps."""
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError(
@@ -203,7 +203,7 @@ def _parts(model: Any) -> list[Any]:
 
 
 def _checked_model(model: Any) -> Any:
-    inner = _inner_model(model)
+    inner = inner_model(model)
     family = family_of(inner)
     name, base = type(inner).__name__, inner.base_model
     if Version(transformers.__version__) < Version(family.since):
