@@ -31,8 +31,6 @@ from pixelprune.samples import SAMPLES, sample_path
 
 ROOT = Path(__file__).resolve().parent.parent
 README, BENCHMARK, TRAINING = ROOT / "README.md", ROOT / "docs" / "benchmark.md", ROOT / "docs" / "training.md"
-# The largest of these sides takes longer than the rest together, so the command leaves it out unless it is asked.
-TRAIN = [word for side in (512, 1024, 1536) for word in ("--side", str(side))]
 PICTURE = ROOT / "docs" / "images" / "page.png"
 
 
@@ -328,7 +326,7 @@ def main(names: list[str]) -> None:
             replace(path, "prefill", prefill_table(result))
         replace(BENCHMARK, "prefill notes", where(result))
     if "train" in wanted:
-        result = measured("train", *TRAIN)
+        result = measured("train")
         replace(BENCHMARK, "train", train_table(result))
         replace(BENCHMARK, "train notes", train_notes(result))
     if "accuracy" in wanted:
