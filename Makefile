@@ -12,8 +12,8 @@ help:
 	@echo "make test-vllm  make an environment with vLLM for CPUs, and test plugin and adapter in it (transformers 5.19)"
 	@echo "make bench      time selection, image processor, prefill and training on this machine (minutes)"
 	@echo "make figures    make the picture and the tables of the README and of docs/ anew"
-	@echo "make tiny-model train the small model of tiny_model/ from scratch (15 minutes on one CPU)"
-	@echo "make accuracy   measure what pruning does to its accuracy, and make the tables anew (half an hour)"
+	@echo "make tiny-model train the small model of tiny_model/ from scratch (10 minutes on one CPU)"
+	@echo "make accuracy   measure what pruning does to its accuracy, and make the tables anew (6 minutes)"
 	@echo "make samples    draw the sample images anew (needs Chromium)"
 	@echo "make clean      remove the environments and all caches"
 

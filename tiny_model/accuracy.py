@@ -1,7 +1,7 @@
 """What pruning does to accuracy: `python -m tiny_model.accuracy --out accuracy.json`.
 
 Every way of choosing blocks is measured on the same held-out images, with the trained checkpoint as it is, and after
-fine-tuning and self-distillation on pruned inputs by the command `pixelprune train`. About 25 minutes on one CPU.
+fine-tuning and self-distillation on pruned inputs by the command `pixelprune train`. About five minutes on one CPU.
 """
 
 from __future__ import annotations
