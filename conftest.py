@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("vllm") else ["src/pixelprune/vllm", "tests/test_vllm"]
+collect_ignore = [] if find_spec("vllm") else ["src/pixelprune/vllm", "tests/vllm"]
 
 
 def pytest_report_header() -> str:

@@ -25,9 +25,9 @@ import PIL.Image
 from PIL import ImageDraw
 
 import pixelprune
-import pixelprune.models
-from pixelprune.overlay import overlay
-from pixelprune.samples import SAMPLES, sample_path
+import pixelprune.images.sizes
+from pixelprune.images.overlay import overlay
+from pixelprune.images.samples import SAMPLES, sample_path
 
 ROOT = Path(__file__).resolve().parent.parent
 README, BENCHMARK, TRAINING = ROOT / "README.md", ROOT / "docs" / "benchmark.md", ROOT / "docs" / "training.md"
@@ -57,7 +57,7 @@ def samples_table() -> str:
     for name in SAMPLES:
         for model in ("qwen3-vl", "qwen2.5-vl"):
             image = pixelprune.fit_image(pixelprune.load_image(sample_path(name)), model)
-            block = pixelprune.models.preset(model).block
+            block = pixelprune.preset(model).block
             configs = [pixelprune.PruneConfig(), pixelprune.PruneConfig(0.02), pixelprune.PruneConfig(0.02, "rmse")]
             kept = [pixelprune.select(image, config, block=block) for config in configs]
             cells = [f"{selection.kept:,} ({selection.retain_ratio:.3f})" for selection in kept]
@@ -267,7 +267,7 @@ def families_table() -> str:
 
 def farthest_apart() -> dict[str, dict[str, str]]:
     """By architecture, what the conformance tests of the vLLM plugin record, which run for it."""
-    tests = [f"tests/test_vllm/test_{name}.py" for name in ("conformance", "more_architectures")]
+    tests = [f"tests/vllm/test_{name}.py" for name in ("conformance", "more_architectures")]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-n", "2", "-o", "junit_family=xunit1", f"--junitxml={report}"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
-SAMPLES = HERE.parent / "src" / "pixelprune" / "samples"
+SAMPLES = HERE.parent / "src" / "pixelprune" / "images" / "samples"
 WIDTH, HEIGHT, MARGIN, GUTTER = 1191, 1684, 108, 44  # A4 at 144 dpi
 COLUMN = (WIDTH - 2 * MARGIN - GUTTER) // 2
 BODY, LEADING = 20, 31

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pixelprune import fit_image, load_image
-from pixelprune.samples import SAMPLES, sample_path
+from pixelprune.images.samples import SAMPLES, sample_path
 
 # A busy machine is no bug of ours.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

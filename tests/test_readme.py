@@ -10,10 +10,10 @@ from types import CodeType
 
 import pytest
 
-from pixelprune import predictors
-from pixelprune.samples import sample_path
+from pixelprune.images.samples import sample_path
+from pixelprune.selection import predictors
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -26,7 +26,7 @@ def code_of(page: str) -> CodeType:
 def checkpoint(tmp_path: Path) -> None:
     """A tiny random model under the name that the pages load, where from_pretrained looks first."""
     pytest.importorskip("transformers", reason="the pages load a model")
-    from checkpoints import model_and_processor
+    from tests.support.checkpoints import model_and_processor
 
     for part in model_and_processor("qwen3_vl"):
         part.save_pretrained(tmp_path / "Qwen" / "Qwen3-VL-2B-Instruct")

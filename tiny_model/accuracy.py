@@ -28,7 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 import pixelprune
 import pixelprune.transformers
-from pixelprune import PruneConfig, baselines, bench
+from pixelprune import PruneConfig, baselines
+from pixelprune.bench._timing import machine
 from tiny_model import rows
 from tiny_model.evaluate import FOLDER, Score, chat_inputs, load, score
 from tiny_model.tasks import TASKS, Sample, held_out
@@ -156,8 +157,8 @@ def main() -> None:
         data = rows.write(Path(scratch) / "data", ROWS)
         for method, name in (("sft", "fine-tuned on pruned inputs"), ("distil", "self-distilled")):
             models[name] = table(trained(method, data, Path(scratch) / method), options.count, both)
-    machine = {**bench.machine(), "torch": torch.__version__, "transformers": transformers.__version__}
-    result = {"models": models, "seconds a step": seconds_a_step(), "batch": BATCH, "machine": machine}
+    about = {**machine(), "torch": torch.__version__, "transformers": transformers.__version__}
+    result = {"models": models, "seconds a step": seconds_a_step(), "batch": BATCH, "machine": about}
     options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

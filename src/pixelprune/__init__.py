@@ -7,7 +7,7 @@ PruneConfig            what may be dropped: threshold, metric, predictor, budget
 
 For models of transformers: pixelprune.transformers.enable and .disable. In vLLM: a plugin, pixelprune.vllm.
 To train on pruned inputs: pixelprune.training, on TRL.
-Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .verify, .baselines, .bench.
+Also: preset (image sizes of a model), and the modules predictors (rules of your own), overlay, verify, baselines.
 
 >>> import numpy as np
 >>> import pixelprune
@@ -18,11 +18,18 @@ Also: pixelprune.models (sizes), .predictors (rules of your own), .overlay, .ver
 
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from pixelprune.codec import Compressed, decode, encode
-from pixelprune.config import PruneConfig
-from pixelprune.images import fit_image, load_image
-from pixelprune.selection import Selection, select
+from pixelprune.images import overlay
+from pixelprune.images.files import fit_image, load_image
+from pixelprune.images.sizes import preset
+from pixelprune.selection import baselines, predictors, verify
+from pixelprune.selection.codec import Compressed, decode, encode
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.select import Selection, select
+
+if TYPE_CHECKING:  # for editors, which complete nothing through __getattr__
+    from pixelprune import training, transformers, vllm  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -38,9 +45,14 @@ __all__ = [
     "Compressed",
     "PruneConfig",
     "Selection",
+    "baselines",
     "decode",
     "encode",
     "fit_image",
     "load_image",
+    "overlay",
+    "predictors",
+    "preset",
     "select",
+    "verify",
 ]

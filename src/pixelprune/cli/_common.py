@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pixelprune import models, predictors
 from pixelprune.cli import EXIT_INPUT
-from pixelprune.metrics import METRICS
+from pixelprune.images import sizes
+from pixelprune.selection import predictors
+from pixelprune.selection.metrics import METRICS
 
 # A file or a pipe gets all the width that a table needs.
 _width = None if sys.stdout.isatty() else 200
@@ -31,7 +32,7 @@ Paths = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Option(help=f"Whose image size and block size to use: {', '.join(models.names())}.")]
+Model = Annotated[str, typer.Option(help=f"Whose image size and block size to use: {', '.join(sizes.names())}.")]
 Metric = Annotated[str, typer.Option(help=f"How the distance of two blocks is measured: {', '.join(METRICS)}.")]
 Predictor = Annotated[
     str, typer.Option(help=f"The rule that predicts a block from earlier ones: {', '.join(predictors.names())}.")
@@ -95,7 +96,7 @@ def print_table(title: str, columns: list[tuple[str, str]], rows: list[list[str]
 
 def prepare_kernels() -> None:
     """Load the compiled code, so that no image is charged for it."""
-    from pixelprune import _native
+    from pixelprune.selection import _native
 
     waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels, once on this machine…")
     with waiting:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import PIL.Image
 
-from pixelprune._engine import Image
 from pixelprune.cli._common import describe
-from pixelprune.images import ImageError, fit_image, is_pdf, load_image, page_count
+from pixelprune.images.files import ImageError, fit_image, is_pdf, load_image, page_count
+from pixelprune.selection._blocks import Image
 
 
 @dataclass(frozen=True)

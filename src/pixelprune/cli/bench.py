@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pixelprune import bench
+from pixelprune.bench import select as selecting
+from pixelprune.bench._timing import machine
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.cli.bench_serve import bench_serve
-from pixelprune.images import ImageError, load_image
-from pixelprune.samples import SAMPLES, sample_path
+from pixelprune.images.files import ImageError, load_image
+from pixelprune.images.samples import SAMPLES, sample_path
 
 app = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 
@@ -39,10 +40,10 @@ def bench_select(
     common.prepare_kernels()
     with common.err.status("Measuring…"):
         result = {
-            "machine": bench.machine(),
-            "milliseconds": {str(side): bench.bench_select(page, side, rounds) for side in bench.SIDES},
-            "threads": bench.bench_threads(page),
-            "startup_milliseconds": bench.bench_startup(),
+            "machine": machine(),
+            "milliseconds": {str(side): selecting.bench_select(page, side, rounds) for side in selecting.SIDES},
+            "threads": selecting.bench_threads(page),
+            "startup_milliseconds": selecting.bench_startup(),
         }
     if as_json:
         common.print_json(result)
@@ -62,10 +63,12 @@ def bench_processor(
     as_json: common.AsJson = False,
 ) -> None:
     """Time the image processor of Qwen3-VL, stock against pruned: a page, a screen, a photograph."""
-    page, adapter = _page_and_adapter(image)
-    pictures = adapter.processor_pictures(page, load_image(sample_path("screen")))
+    page = _page(image)
+    from pixelprune.bench.processor import bench_processor, processor_pictures
+
+    pictures = processor_pictures(page, load_image(sample_path("screen")))
     with common.err.status("Measuring…"):
-        result = {"machine": _machine(), "pictures": adapter.bench_processor(pictures, rounds=rounds)}
+        result = {"machine": _machine(), "pictures": bench_processor(pictures, rounds=rounds)}
     if as_json:
         common.print_json(result)
         return
@@ -98,9 +101,11 @@ def bench_prefill(
 
     Minutes on a CPU. The last column is the speed-up that counted floating-point operations allow.
     """
-    page, adapter = _page_and_adapter(image)
+    page = _page(image)
+    from pixelprune.bench.prefill import bench_prefill
+
     with common.err.status("Measuring…"):
-        sides = adapter.bench_prefill(page, depth=depth, rounds=rounds)
+        sides = bench_prefill(page, depth=depth, rounds=rounds)
         result = {"machine": _machine(), "depth": depth, "sides": sides}
     if as_json:
         common.print_json(result)
@@ -150,7 +155,7 @@ def bench_train(
     except ImageError as error:
         common.refuse(error)
     common.prepare_kernels()
-    from pixelprune.transformers import bench_train as adapter
+    from pixelprune.bench import train as adapter
 
     asked: dict[str, Any] = {"depth": depth, "rounds": rounds, "device": device}
     try:
@@ -188,28 +193,26 @@ def _check_extra() -> None:
         raise typer.Exit(EXIT_INPUT)
 
 
-def _page_and_adapter(image: Path | None) -> tuple[Any, Any]:
+def _page(image: Path | None) -> Any:
     _check_extra()
     try:
         page = load_image(image or sample_path("page"))
     except ImageError as error:
         common.refuse(error)
     common.prepare_kernels()
-    from pixelprune.transformers import bench as adapter
-
-    return page, adapter
+    return page
 
 
 def _machine() -> dict[str, Any]:
     import torch
     import transformers
 
-    return {**bench.machine(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {**machine(), "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def _where(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    return f"{machine['cpu']}, {machine['date']}"
+    where = result["machine"]
+    return f"{where['cpu']}, {where['date']}"
 
 
 _LABELS = {

@@ -15,11 +15,11 @@ import typer
 
 from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT
 from pixelprune.cli import _common as common
-from pixelprune.config import PruneConfig
-from pixelprune.images import ImageError, load_image
+from pixelprune.images.files import ImageError, load_image
+from pixelprune.selection.config import PruneConfig
 
 if TYPE_CHECKING:
-    from pixelprune._engine import Image
+    from pixelprune.selection._blocks import Image
 
 
 def bench_serve(
@@ -69,8 +69,8 @@ def bench_serve(
         common.refuse(error)
     # Nobody reads what servers say unless one fails.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from pixelprune.vllm.bench import NotPrunedError, bench_serve
-    from pixelprune.vllm.servers import ServerError
+    from pixelprune.bench._servers import ServerError
+    from pixelprune.bench.serve import NotPrunedError, bench_serve
 
     asked: dict[str, Any] = {"requests": requests, "rounds": rounds, "one_after_another": one_after_another}
     try:
@@ -96,12 +96,13 @@ def _model(name: str | None, arguments: list[str]) -> Iterator[tuple[str, list[s
     if name is not None:
         yield name, arguments
         return
-    from pixelprune.vllm.bench import apart
-    from pixelprune.vllm.standin import OPTIONS, save_standin
+    from pixelprune._processes import run_in_subprocess
+    from pixelprune.bench.serve import STANDIN_OPTIONS
+    from pixelprune.standins import save_standin
 
     with tempfile.TemporaryDirectory() as folder:
-        apart(save_standin, Path(folder))
-        yield folder, [*OPTIONS, *arguments]
+        run_in_subprocess(save_standin, Path(folder))
+        yield folder, [*STANDIN_OPTIONS, *arguments]
 
 
 @contextmanager
@@ -121,7 +122,7 @@ def _terminable() -> Iterator[None]:
 def _pictures(paths: list[str]) -> dict[str, Image]:
     if paths:
         return {path if len(paths) > 1 else Path(path).name: load_image(path) for path in paths}
-    from pixelprune.vllm.bench import default_pictures
+    from pixelprune.bench.serve import default_pictures
 
     return default_pictures()
 

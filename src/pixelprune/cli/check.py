@@ -29,11 +29,11 @@ def check_vllm(as_json: common.AsJson = False) -> None:
     if not find_spec("vllm"):
         common.print_error("vLLM is not installed in this environment; run this where the server runs")
         raise typer.Exit(EXIT_INPUT)
-    from pixelprune.vllm.bench import apart
+    from pixelprune._processes import run_in_subprocess
     from pixelprune.vllm.check import check
 
     with common.err.status("Looking, and running a small model…"):
-        findings = apart(check)
+        findings = run_in_subprocess(check)
     good = all(finding.good for finding in findings)
     if as_json:
         common.print_json({"in_force": good, "findings": [asdict(finding) for finding in findings]})

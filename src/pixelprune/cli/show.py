@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pixelprune import models
 from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import PICTURE_SUFFIX, Sheet, find_sheets, with_names
-from pixelprune.config import PruneConfig
-from pixelprune.images import ImageError
-from pixelprune.overlay import overlay
-from pixelprune.selection import largest_error, select
+from pixelprune.images import sizes
+from pixelprune.images.files import ImageError
+from pixelprune.images.overlay import overlay
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.select import largest_error, select
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def show(
     multi-page TIFF the first frame is shown, of a PDF every page. The milliseconds are those of the selection.
     """
     try:
-        models.preset(model)
+        sizes.preset(model)
         config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold)
     except ValueError as error:
         common.refuse(error)
@@ -103,7 +103,7 @@ class _Batch:
             self._fail(str(error))
             return
         start = time.perf_counter()
-        selection = select(image, self.config, block=models.preset(self.model).block)
+        selection = select(image, self.config, block=sizes.preset(self.model).block)
         milliseconds = 1e3 * (time.perf_counter() - start)
         picture = self.output / f"{name}{PICTURE_SUFFIX}"
         drawn = True

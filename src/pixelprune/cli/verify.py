@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pixelprune import models
 from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import Sheet, find_sheets
-from pixelprune.config import PruneConfig
-from pixelprune.images import ImageError
-from pixelprune.verify import Check, configs, verify_image
+from pixelprune.images import sizes
+from pixelprune.images.files import ImageError
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.verify import Check, configs, verify_image
 
 
 def verify(
@@ -30,7 +30,7 @@ def verify(
     Proposition 2: at any other τ every block is rebuilt within τ.
     """
     try:
-        block = models.preset(model).block
+        block = sizes.preset(model).block
         plan = configs(PruneConfig(threshold=threshold).threshold)
         if not threshold:
             raise ValueError("threshold must be above 0 here, got 0; Proposition 1 is checked at 0 in any case")

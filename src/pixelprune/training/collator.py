@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from pixelprune.images import load_image, to_rgb
+from pixelprune.images.files import load_image, to_rgb
 
 IGNORED = -100
 

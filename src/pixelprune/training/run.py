@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from pixelprune.config import PruneConfig
+from pixelprune.selection.config import PruneConfig
 from pixelprune.training.config import SelfDistillationConfig, SFTConfig
 from pixelprune.training.distillation import SelfDistillationTrainer
 from pixelprune.training.rows import as_messages, load_rows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.exporters.utils import precompute_export_inputs
 
-from pixelprune.plan import KeptPatches, bounds, keep_patches, keep_windows
+from pixelprune.plan.tokens import KeptPatches, bounds, keep_patches, keep_windows
 from pixelprune.transformers.families import Family
 
 # What towers ask for: one row a patch; lengths; windows; places of patches in other orders.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelprune.plan import blocks_per_image
+from pixelprune.plan.tokens import blocks_per_image
 from pixelprune.transformers import caches
 from pixelprune.transformers.encoding import encode_images
 from pixelprune.transformers.families import Family, family_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelprune.plan import unpruned_places
+from pixelprune.plan.tokens import unpruned_places
 
 
 def mrope_positions(

@@ -14,8 +14,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from pixelprune.config import PruneConfig, resolve
-from pixelprune.image_processors import (
+from pixelprune.plan.pixels import (
     Layout,
     check_bytes,
     check_normalisation,
@@ -25,6 +24,7 @@ from pixelprune.image_processors import (
     select_images,
     stock_patches,
 )
+from pixelprune.selection.config import PruneConfig, resolve
 
 # Whether the stock code of an image processor runs to get the pixels that are to be selected from.
 _selecting = ContextVar("_selecting", default=False)

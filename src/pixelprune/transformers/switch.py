@@ -15,9 +15,9 @@ import transformers
 from packaging.version import Version
 from transformers import PreTrainedModel, ProcessorMixin
 
-from pixelprune.config import PruneConfig
-from pixelprune.image_processors import Layout
-from pixelprune.selection import check_config
+from pixelprune.plan.pixels import Layout
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.select import check_config
 from pixelprune.transformers.families import family_of
 from pixelprune.transformers.modeling import pruned_class
 from pixelprune.transformers.processing import (

@@ -3,6 +3,7 @@
 Switched on by vLLM's own options; docs/vllm.md says how. `pixelprune check vllm` tells whether it is in force.
 """
 
-from pixelprune.vllm.plugin import ARCHITECTURES, TESTED, register
+from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
+from pixelprune.vllm.plugin import register
 
 __all__ = ["ARCHITECTURES", "TESTED", "register"]

@@ -13,7 +13,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import pixelprune
-from pixelprune.vllm.plugin import ARCHITECTURES, GROUP, TESTED
+from pixelprune._processes import last_error
+from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
+from pixelprune.vllm.plugin import GROUP
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,7 @@ def self_test() -> Finding:
     try:
         counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        from pixelprune.vllm.servers import reason
-
-        return Finding("self-test", False, f"the engine did not run: {reason(done.stdout + done.stderr)}")
+        return Finding("self-test", False, f"the engine did not run: {last_error(done.stdout + done.stderr)}")
     if problem := counts.get("problem"):
         return Finding("self-test", False, str(problem))
     return Finding(

@@ -10,6 +10,9 @@ import functools
 from importlib import import_module
 from typing import Any
 
+from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
+from pixelprune.vllm.options import is_asked
+
 
 def multimodal() -> set[str]:
     """The architectures that vLLM knows to read images or other media."""
@@ -69,8 +72,6 @@ def _refuse_in_front(guarded: Any, architecture: str, stock: Any) -> None:
 
 def refuse(architecture: str, model_config: Any) -> None:
     """Raise a ValueError if an engine asks for pruning that it would not get."""
-    from pixelprune.vllm.options import is_asked
-
     # A drafter is built with the config of the model that it drafts for.
     if model_config.architecture == architecture and is_asked(model_config):
         raise ValueError(reason(architecture))
@@ -79,8 +80,6 @@ def refuse(architecture: str, model_config: Any) -> None:
 def reason(architecture: str) -> str:
     """Why `architecture` cannot be pruned here, and what to do."""
     import vllm
-
-    from pixelprune.vllm.plugin import ARCHITECTURES, TESTED
 
     if architecture not in ARCHITECTURES:
         return (

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from pixelprune import __version__
-from pixelprune.config import PruneConfig, resolve
+from pixelprune.selection.config import PruneConfig, resolve
 
 # The one key under which all options stand, wherever they are given.
 KEY = "pixelprune"

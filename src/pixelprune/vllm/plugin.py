@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from packaging.specifiers import SpecifierSet
+from pixelprune.vllm import guard
+from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
 
 # Under vLLM's own logger, so that its settings hold for our lines too.
 _log = logging.getLogger("vllm.pixelprune")
 
 GROUP = "vllm.general_plugins"
-
-# The versions of vLLM that the suite ran with. vLLM remembers what it found out about a class by the text of the
-# module that it came from: whoever changes this range changes the first line of each module of `models` too.
-TESTED = SpecifierSet(">=0.32,<0.33", prereleases=True)
-
-# Architecture, as checkpoints name it, to module of `pixelprune.vllm.models`; the class there has the stock name.
-ARCHITECTURES = {
-    "Qwen3VLForConditionalGeneration": "qwen3_vl",
-    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
-    "Qwen3_5ForConditionalGeneration": "qwen3_5",
-    "Qwen3_5MoeForConditionalGeneration": "qwen3_5",
-    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
-    "Qwen2VLForConditionalGeneration": "qwen2_vl",
-    "Glm4vForConditionalGeneration": "glm4_1v",
-    "Glm4vMoeForConditionalGeneration": "glm4_1v",
-    "GlmOcrForConditionalGeneration": "glm_ocr",
-    "Ernie4_5_VLMoeForConditionalGeneration": "ernie45_vl",
-    "DotsOCRForCausalLM": "dots_ocr",
-    "PaddleOCRVLForConditionalGeneration": "paddleocr_vl",
-}
 
 
 def register() -> None:
@@ -40,8 +21,6 @@ def register() -> None:
     """
     import vllm
     from vllm import ModelRegistry
-
-    from pixelprune.vllm import guard
 
     tested, media = TESTED.contains(vllm.__version__), guard.multimodal()
     for architecture, known in list(ModelRegistry.models.items()):

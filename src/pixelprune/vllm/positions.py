@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 
-from pixelprune.plan import unpruned_places
+from pixelprune.plan.tokens import unpruned_places
 from pixelprune.vllm.options import KEY, engine_options
 
 # The field of an image that holds its keep mask: bool (N,), on the CPU. Images that are not pruned have none.

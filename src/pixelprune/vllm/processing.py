@@ -18,8 +18,7 @@ from torch import Tensor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptUpdateDetails
 
-from pixelprune.config import PruneConfig
-from pixelprune.image_processors import (
+from pixelprune.plan.pixels import (
     Layout,
     check_bytes,
     check_normalisation,
@@ -28,6 +27,7 @@ from pixelprune.image_processors import (
     normalised,
     select_images,
 )
+from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
 from pixelprune.vllm.positions import KEPT, furthest_ahead, table_rows
 

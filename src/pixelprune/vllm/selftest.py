@@ -13,10 +13,9 @@ from typing import Any
 
 import PIL.Image
 
-from pixelprune.bench import photograph
-from pixelprune.images import fit_image, load_image
-from pixelprune.samples import sample_path
-from pixelprune.selection import select
+from pixelprune.images.files import fit_image, load_image
+from pixelprune.images.samples import photograph, sample_path
+from pixelprune.selection.select import select
 from pixelprune.vllm.options import KEY
 
 
@@ -28,7 +27,7 @@ def self_test() -> dict[str, Any]:
     """
     from vllm import LLM, SamplingParams
 
-    from pixelprune.vllm.standin import save_standin, small_model
+    from pixelprune.standins import save_standin, small_model
 
     page = fit_image(PIL.Image.fromarray(load_image(sample_path("page"))).resize((384, 512)), "qwen3-vl")
     grain = photograph(256)

@@ -14,7 +14,7 @@ from vllm.model_executor.models.vision import run_dp_sharded_mrope_vision_model
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers, EncoderItemSpec
 
-from pixelprune.plan import KeptPatches, keep_patches
+from pixelprune.plan.tokens import KeptPatches, keep_patches
 from pixelprune.vllm.options import announcement
 from pixelprune.vllm.positions import KEPT
 

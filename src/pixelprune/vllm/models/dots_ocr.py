@@ -8,7 +8,7 @@ from vllm.model_executor.models import dots_ocr as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from pixelprune.plan import KeptPatches
+from pixelprune.plan.tokens import KeptPatches
 from pixelprune.vllm.models import qwen2_vl
 from pixelprune.vllm.towers import Grid, PlainLengthsMixin, TowerMixin
 

@@ -7,7 +7,7 @@ from vllm.model_executor.models import glm4_1v, glm_ocr
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from pixelprune.plan import KeptPatches
+from pixelprune.plan.tokens import KeptPatches
 from pixelprune.vllm.models.glm4_1v import Glm4vMultiModalProcessor
 from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.towers import GraphMixin, Grid, PlainLengthsMixin, TowerMixin

@@ -9,7 +9,7 @@ from vllm.model_executor.models import paddleocr_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from pixelprune.plan import keep_patches
+from pixelprune.plan.tokens import keep_patches
 from pixelprune.vllm.positions import KEPT, MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor
 from pixelprune.vllm.towers import Grid, TowerMixin

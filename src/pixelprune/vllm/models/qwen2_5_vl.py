@@ -11,7 +11,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.encoder_cudagraph_defs import EncoderItemSpec
 
-from pixelprune.plan import keep_windows
+from pixelprune.plan.tokens import keep_windows
 from pixelprune.vllm.options import KEY, is_asked
 from pixelprune.vllm.positions import KEPT, MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor

@@ -1,0 +1,65 @@
+"""How long an image processor takes, stock against pruned, and how many bytes it hands on."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import PIL.Image
+
+from pixelprune.bench._timing import median_seconds, one_thread, square
+from pixelprune.bench.select import SIDES
+from pixelprune.images.samples import photograph
+from pixelprune.selection._blocks import Image
+from pixelprune.selection.config import PruneConfig
+from pixelprune.standins import image_processor
+from pixelprune.transformers.processing import pruned_image_processor_class
+
+
+def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, rounds: int = 9) -> dict[str, Any]:
+    """Stock image processor of Qwen3-VL against the pruned one, by picture and side, on one thread.
+
+    Args:
+        pictures: uint8 (H, W, 3), by name; each is resized to side × side pixels.
+        sides: in pixels, multiples of 32.
+        rounds: timed rounds at the largest side, more at smaller ones; both take turns in each, and
+            one round before them is thrown away.
+
+    Returns:
+        By picture and side: median milliseconds ``stock_ms`` and ``pruned_ms``, ``stock_bytes`` and
+        ``pruned_bytes`` of `pixel_values`, and ``retain_ratio``.
+    """
+    stock = image_processor()
+    pruned = copy.deepcopy(stock)
+    pruned.__class__ = pruned_image_processor_class(pruned, PruneConfig())
+    result: dict[str, Any] = {}
+    with one_thread():
+        for name, picture in pictures.items():
+            for side in sides:
+                image = PIL.Image.fromarray(square(picture, side))
+                result.setdefault(name, {})[str(side)] = _compare(stock, pruned, image, rounds * max(sides) // side)
+    return result
+
+
+def processor_pictures(page: Image, screen: Image) -> dict[str, Image]:
+    """The three kinds that the benchmark speaks of."""
+    return {"page": page, "screen": screen, "photograph": photograph(max(SIDES))}
+
+
+def _compare(stock: Any, pruned: Any, image: PIL.Image.Image, rounds: int) -> dict[str, float]:
+    outputs = {name: run([image], return_tensors="pt") for name, run in (("stock", stock), ("pruned", pruned))}
+    sizes = {name: output["pixel_values"].nbytes for name, output in outputs.items()}
+    retained = float(outputs["pruned"]["image_kept"].float().mean())
+    del outputs
+    times = median_seconds(
+        {
+            "stock": lambda: stock([image], return_tensors="pt"),
+            "pruned": lambda: pruned([image], return_tensors="pt"),
+        },
+        rounds,
+    )
+    return {
+        **{f"{name}_ms": 1e3 * value for name, value in times.items()},
+        **{f"{name}_bytes": size for name, size in sizes.items()},
+        "retain_ratio": retained,
+    }

@@ -1,0 +1,210 @@
+"""What pruning saves in a training step: time and memory, all tokens against the kept ones."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pixelprune.bench._flops import counted_flops
+from pixelprune.bench._timing import median_seconds, one_thread, square
+from pixelprune.images.samples import photograph
+from pixelprune.selection._blocks import Image
+from pixelprune.standins import standin_processor, wide_model
+from pixelprune.transformers.switch import enable, kept
+
+SIDES = (512, 1024)
+HALVES = ("forward", "backward")
+_QUESTION, _ANSWER = "What is the total of this page?", "It is 1,234.56, due in 30 days."
+
+
+def bench_train(
+    pictures: dict[str, Image],
+    sides: Sequence[int] = SIDES,
+    depth: int = 2,
+    rounds: int = 3,
+    device: str = "cpu",
+    tell: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """A training step on one picture, a question and its answer: all tokens against the kept ones.
+
+    Widths are those of Qwen3-VL-2B, with `depth` layers each in encoder and language model instead of 24 and 28, and
+    1,024 words instead of 151,936. All weights get gradients. The optimizer is left out: its work is the same for
+    both, and that of a model of few layers in no proportion to the rest.
+
+    Args:
+        pictures: uint8 (H, W, 3), by name; each is resized to side × side pixels. A photograph, of which nothing can be
+            dropped, is added at the middle one of the sides: what is not about 1 there is noise, or cost.
+        sides: in pixels, multiples of 32 from 256 on.
+        depth: layers.
+        rounds: timed rounds, in which both take turns; one before them is thrown away.
+        device: "cpu", where one thread calculates in float32, or "cuda", in bfloat16.
+        tell: is called with what is being done.
+
+    Returns:
+        By picture and side: ``tokens`` and ``kept`` of the picture, ``length`` (all tokens of the prompt, full and
+        pruned), and by part:
+
+        - ``forward``, ``backward`` and ``step`` (both together): median seconds ``full`` and ``pruned``, their quotient
+          ``speed_up``, and ``flops``, the quotient of the floating-point operations that were counted in both;
+        - ``memory``: peak bytes ``full`` and ``pruned`` of what a step holds besides its inputs, the weights and their
+          gradients, the quotient ``saving``, and the bytes of weights and gradients, ``fixed``, the same for both.
+
+    Raises:
+        ValueError: a side or the device cannot be used.
+    """
+    _check(sides, device)
+    model = wide_model(depth, depth).train()
+    model, processor = enable(model, standin_processor(model))
+    model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+    cases = [(name, picture, side) for name, picture in pictures.items() for side in sides]
+    middle = sorted(sides)[len(sides) // 2]
+    cases.append(("photograph", photograph(middle), middle))
+    result: dict[str, Any] = {}
+    with one_thread():
+        for name, picture, side in cases:
+            tell(f"{name}, {side}²…")
+            image = PIL.Image.fromarray(square(picture, side))
+            result.setdefault(name, {})[str(side)] = measure(model, processor, image, rounds)
+    return result
+
+
+def gpu(device: str) -> dict[str, str]:
+    """What is to be added to the description of the machine."""
+    return {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
+
+
+def measure(model: Any, processor: Any, image: PIL.Image.Image, rounds: int) -> dict[str, Any]:
+    """One entry of what `bench_train` returns, for a model and a processor that are enabled."""
+    inputs = {"full": example(processor, image, pixelprune=False), "pruned": example(processor, image)}
+    (found,) = kept(inputs["pruned"])
+    steps = {name: Step(model, batch) for name, batch in inputs.items()}
+    flops, memory = {}, {}
+    for name, step in steps.items():
+        flops[name], memory[name] = step.count()
+    halves = {(name, half): getattr(step, half) for name, step in steps.items() for half in HALVES}
+    seconds = median_seconds(halves, rounds, before=model.zero_grad)
+    result: dict[str, Any] = {
+        "tokens": found.total,
+        "kept": found.kept,
+        "length": [batch["input_ids"].shape[1] for batch in inputs.values()],
+    }
+    for part, summed in {**{half: [half] for half in HALVES}, "step": HALVES}.items():
+        full, pruned = (sum(seconds[name, half] for half in summed) for name in steps)
+        counted, left = (sum(flops[name][half] for half in summed) for name in steps)
+        result[part] = {"full": full, "pruned": pruned, "speed_up": full / pruned, "flops": counted / left}
+    fixed = 2 * sum(weight.nbytes for weight in model.parameters())
+    result["memory"] = {**memory, "saving": memory["full"] / memory["pruned"], "fixed": fixed}
+    return result
+
+
+def example(processor: Any, image: PIL.Image.Image, **options: Any) -> dict[str, Any]:
+    """Inputs of the model for a picture, a question and its answer, with labels on the answer."""
+    parts: list[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
+    )
+    answer = _ANSWER + processor.tokenizer.eos_token
+    inputs = processor(text=[prompt + answer], images=[image], return_tensors="pt", **options)
+    labels = inputs["input_ids"].clone()
+    labels[:, : -len(processor.tokenizer(answer)["input_ids"])] = -100
+    return {**inputs, "labels": labels}
+
+
+class Step:
+    """A training step of `model` on `inputs`, in halves that can be measured apart."""
+
+    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
+        self.model = model
+        self.inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        self.loss: Any = None
+
+    def forward(self) -> None:
+        # As Trainer does: without a cache.
+        self.loss = self.model(**self.inputs, use_cache=False).loss
+        self._wait()
+
+    def backward(self) -> None:
+        self.loss.backward()
+        self.loss = None
+        self._wait()
+
+    def count(self) -> tuple[dict[str, int], int]:
+        """Floating-point operations of both halves, and the peak of what they hold besides weights and gradients."""
+        # Gradients are there already, as in all but the first of the steps that add to them.
+        for weight in self.model.parameters():
+            weight.grad = torch.zeros_like(weight)
+        flops = {}
+
+        def run() -> None:
+            for half in HALVES:
+                flops[half] = counted_flops(getattr(self, half))
+
+        peak = peak_bytes(run, self.model.device)
+        return flops, peak
+
+    def _wait(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The most bytes of tensors that are alive at once in `run`, above those that were there before it.
+
+    On a CPU each tensor is counted from the operation that makes it to its end, which gives what CUDA's own count
+    gives there, and the same in every run; the resident size of the process has in it what malloc keeps back.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return int(torch.cuda.max_memory_allocated() - before)
+    count = _LiveBytes()
+    with count:
+        run()
+    return count.peak
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors that were made within it and are still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        # Views and changes in place give back what they were given.
+        known = {id(storage) for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if id(storage) not in known:
+                known.add(id(storage))
+                size = storage.nbytes()
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._end, size)
+        return out
+
+    def _end(self, size: int) -> None:
+        self.live -= size
+
+
+def _storages(values: Any) -> list[Any]:
+    """One object a storage, however many tensors look at it."""
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _check(sides: Sequence[int], device: str) -> None:
+    for side in sides:
+        if side < 256 or side % 32:
+            raise ValueError(f"side must be a multiple of 32 from 256 on, got {side}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no GPU here; use cpu")

@@ -1,0 +1,48 @@
+"""The picture of a selection: kept blocks in colour, dropped ones greyed out."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+
+from pixelprune.selection._blocks import Image, in_blocks
+from pixelprune.selection.select import Selection, check_size
+
+# Dropped pixels move this far from their own lightness towards the veil's grey level.
+_VEIL = 176
+_OPACITY = 0.68
+# Edges are mixed half and half, so that text stays readable under them.
+_HALF_LINE = np.array((64, 80, 112), np.uint8)
+
+
+def overlay(image: Image, selection: Selection, *, grid: bool = False) -> PIL.Image.Image:
+    """Draw which blocks of `image` a selection keeps.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W), the image that was selected from.
+        selection: its selection.
+        grid: whether to draw the edges of all blocks.
+
+    Returns:
+        RGB image of W × H pixels; kept blocks are unchanged unless `grid` is set.
+
+    Raises:
+        ValueError: the selection belongs to an image of another size.
+
+    Example:
+        >>> import numpy as np
+        >>> import pixelprune
+        >>> page = np.full((64, 96, 3), 255, np.uint8)
+        >>> overlay(page, pixelprune.select(page)).size
+        (96, 64)
+    """
+    check_size(image, selection)
+    picture = np.array(PIL.Image.fromarray(image).convert("RGB"))
+    blocks = in_blocks(picture, selection.block)
+    dropped = ~selection.keep
+    lightness = blocks[dropped].mean(axis=-1, keepdims=True)
+    blocks[dropped] = np.rint(lightness + (_VEIL - lightness) * _OPACITY).astype(np.uint8)
+    if grid:
+        for edge in (blocks[:, :, 0, :], blocks[:, :, :, 0]):
+            edge[:] = edge // 2 + _HALF_LINE
+    return PIL.Image.fromarray(picture)

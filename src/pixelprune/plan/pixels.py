@@ -1,0 +1,235 @@
+"""What the adapters do with an image processor of transformers: learn its layout, select, normalise what is kept.
+
+No geometry is written down anywhere: a small image whose pixels tell where they come from goes
+through the stock code, and the patches that come back are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.select import Selection, select_patches
+
+_log = logging.getLogger("pixelprune")
+
+# Patches that are normalised at a time: what fits into a cache, whatever the image's size.
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an image processor makes of an image.
+
+    Attributes:
+        patch: P.
+        merge: m.
+        order: order of the patches, "block" or "raster".
+        axes: shape of a patch as (frames outside, 3 channels, frames inside, P²): its frames are
+            equal, and come before or after the channels.
+        temporal: `temporal_patch_size`, where there is one.
+    """
+
+    patch: int
+    merge: int
+    order: str
+    axes: tuple[int, int, int, int]
+    temporal: int | None
+
+
+def stock_patches(preprocess: Any, images: Any, **options: Any) -> Any:
+    """The stock output for `images` without rescaling and normalising: uint8 wherever the values are 8-bit."""
+    output = preprocess(images, **{**options, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"})
+    values = output["pixel_values"]
+    if values.is_floating_point():  # some processors put the bytes of an image into floats
+        whole = values.clamp(0, 255).to(torch.uint8)
+        if torch.equal(whole.to(values.dtype), values):
+            output["pixel_values"] = whole
+    return output
+
+
+def find_layout(image_processor: Any, preprocess: Any) -> Layout:
+    """The layout of `image_processor`, whose stock method is `preprocess`.
+
+    Raises:
+        ValueError: it is none that can be pruned.
+    """
+    name = type(image_processor).__name__
+    try:
+        patch, merge = int(image_processor.patch_size), int(image_processor.merge_size)
+    except (AttributeError, TypeError):
+        raise ValueError(_unsupported(name, "it has no patch_size and merge_size")) from None
+    rows, columns = 2 * merge, 3 * merge
+    try:
+        # Red counts patches row by row, green and blue stay apart from it and from each other.
+        numbers = np.arange(rows * columns, dtype=np.uint8).reshape(rows, columns)
+        red = numbers.repeat(patch, 0).repeat(patch, 1)
+        probe = np.stack([red, np.full_like(red, 254), np.full_like(red, 255)], axis=-1)
+        output = stock_patches(preprocess, [PIL.Image.fromarray(probe)], do_resize=False)
+        patches, grid = output["pixel_values"], output["image_grid_thw"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(_unsupported(name, f"a test image could not be cut into patches ({error})")) from None
+    if grid.tolist() != [[1, rows, columns]] or len(patches) != rows * columns or patches.dtype != torch.uint8:
+        raise ValueError(_unsupported(name, f"a test image came back as {patches.dtype} on a grid {grid.tolist()}"))
+    flat = patches.flatten(1).numpy()
+    channel = np.where(flat[0] == 254, 1, np.where(flat[0] == 255, 2, 0))
+    order = _order(flat[:, np.flatnonzero(channel == 0)[0]], numbers, merge)
+    if order is None:
+        raise ValueError(_unsupported(name, "its patches are neither block by block nor row by row"))
+    run = int(np.flatnonzero(np.diff(channel, append=-1))[0]) + 1
+    outside, inside = channel.size // (3 * run), run // patch**2
+    if channel.tolist() != np.tile(np.arange(3).repeat(inside * patch**2), outside).tolist():
+        raise ValueError(_unsupported(name, "it mixes the channels of a patch"))
+    temporal = getattr(image_processor, "temporal_patch_size", None)
+    return Layout(patch, merge, order, (outside, 3, inside, patch**2), temporal)
+
+
+def check_normalisation(image_processor: Any, preprocess: Any, layout: Layout) -> None:
+    """Raise a ValueError unless `normalised` gives the stock values, bit for bit, for each grey level."""
+    side = layout.patch * layout.merge
+    levels = np.arange(3 * 256, dtype=np.int64).reshape(256, 3) * 7 % 256
+    probe = np.resize(levels, (side * (2 + 256 // side**2), side, 3)).astype(np.uint8)
+    images = [PIL.Image.fromarray(probe)]
+    wanted = preprocess(images, do_resize=False, return_tensors="pt")["pixel_values"]
+    patches = stock_patches(preprocess, images, do_resize=False)["pixel_values"]
+    rows = torch.arange(len(patches))
+    if not torch.equal(wanted, normalised(image_processor, layout, patches, rows, {})):
+        name = type(image_processor).__name__
+        raise ValueError(_unsupported(name, "its values after normalising depend on more than value and channel"))
+
+
+def check_bytes(images: Any) -> None:
+    """Raise a ValueError unless arrays and tensors among `images` are uint8; Pillow images become that."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            check_bytes(image)
+    elif str(getattr(images, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
+        raise ValueError(
+            f"images must be 8-bit to be compared pixel by pixel, got {images.dtype}; "
+            "pass uint8 arrays or Pillow images, or pixelprune=False"
+        )
+
+
+def select_images(
+    patches: Tensor, grids: Tensor, config: PruneConfig, layout: Layout, log: logging.Logger = _log
+) -> list[Selection]:
+    """The selection of each image of a call.
+
+    Args:
+        patches: uint8 (n, …), the stock patches of all images.
+        grids: (images, 3), frames and rows and columns of patches; one frame each.
+        config: what may be dropped.
+        layout: of the image processor.
+        log: where to say that a budget could not be met.
+    """
+    flat, sizes = patches.flatten(1).numpy(), grids.tolist()
+    selections = []
+    start = 0
+    for image, (_, height, width) in enumerate(sizes):
+        part = flat[start : start + height * width]
+        start += height * width
+        selection = select_patches(
+            part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
+        )
+        if not selection.budget_met:
+            log.warning(
+                "image %d of this call keeps %d blocks at max_threshold %g, above max_tokens %d",
+                image,
+                selection.kept,
+                config.max_threshold,
+                config.max_tokens,
+            )
+        selections.append(selection)
+    return selections
+
+
+def kept_rows(selections: list[Selection], layout: Layout) -> Tensor:
+    """Long (K·m²,): the patches of kept blocks, in the processor's order."""
+    merge = layout.merge
+    if layout.order == "block":
+        masks = [selection.keep.ravel().repeat(merge**2) for selection in selections]
+    else:
+        masks = [selection.keep.repeat(merge, 0).repeat(merge, 1).ravel() for selection in selections]
+    return torch.from_numpy(np.flatnonzero(np.concatenate(masks)))
+
+
+def normalised(
+    image_processor: Any, layout: Layout, patches: Tensor, rows: Tensor | None, options: dict[str, Any]
+) -> Tensor:
+    """What the stock processor makes of uint8 patches, with its own methods, a few patches at a time.
+
+    Args:
+        image_processor: has `rescale_and_normalize`, or `rescale` and `normalize`.
+        layout: its layout.
+        patches: uint8 (n, …), all of them, of all their frames or of one.
+        rows: long (k,), which of them are wanted; None for all.
+        options: options of the call that override those of the processor.
+
+    Returns:
+        (k, …) with all frames, in the dtype that the stock processor gives.
+    """
+
+    def option(name: str) -> Any:
+        value = options.get(name)
+        return getattr(image_processor, name) if value is None else value
+
+    changes = option("do_rescale") or option("do_normalize")
+    mean, std = ((value,) * 3 if isinstance(value, float) else tuple(value) for value in _statistics(option))
+    count = len(patches) if rows is None else len(rows)
+    shape = patches.shape[1:] if patches.ndim > 2 else (math.prod(layout.axes),)
+    result = torch.empty((count, *shape), dtype=torch.float32 if changes else torch.uint8)
+    frames, one_frame = result.view(-1, *layout.axes), _first_frame(patches, layout)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        images = one_frame[start:stop] if rows is None else one_frame.index_select(0, rows[start:stop])
+        if changes and hasattr(image_processor, "rescale_and_normalize"):
+            images = image_processor.rescale_and_normalize(
+                images, option("do_rescale"), option("rescale_factor"), option("do_normalize"), mean, std
+            )
+        elif changes:
+            images = _with_numpy(image_processor, images, option, mean, std)
+        frames[start:stop] = images.flatten(2)[:, None, :, None]
+    return result
+
+
+def _first_frame(patches: Tensor, layout: Layout) -> Tensor:
+    """uint8 (n, 3, P, P)."""
+    side = layout.patch
+    if patches[0].numel() == 3 * side**2:
+        return patches.view(-1, 3, side, side)
+    return patches.view(-1, *layout.axes)[:, 0, :, 0].view(-1, 3, side, side)
+
+
+def _statistics(option: Any) -> tuple[Any, Any]:
+    if option("do_normalize"):
+        return option("image_mean"), option("image_std")
+    return 0.0, 1.0
+
+
+def _with_numpy(image_processor: Any, images: Tensor, option: Any, mean: Any, std: Any) -> Tensor:
+    side = images.shape[-1]
+    values = images.numpy().swapaxes(0, 1).reshape(3, -1, side)  # all in one image, channels first
+    if option("do_rescale"):
+        values = image_processor.rescale(values, option("rescale_factor"))
+    if option("do_normalize"):
+        values = image_processor.normalize(values, mean, std)
+    return torch.from_numpy(np.ascontiguousarray(values.reshape(3, -1, side, side).swapaxes(0, 1)))
+
+
+def _order(sequence: Any, numbers: Any, merge: int) -> str | None:
+    rows, columns = numbers.shape
+    blocks = numbers.reshape(rows // merge, merge, columns // merge, merge).swapaxes(1, 2)
+    orders = {"block": blocks.ravel(), "raster": numbers.ravel()}
+    return next((name for name, wanted in orders.items() if np.array_equal(sequence, wanted)), None)
+
+
+def _unsupported(name: str, reason: str) -> str:
+    return f"processor has an image processor that cannot be pruned, {name}: {reason}"

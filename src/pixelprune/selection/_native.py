@@ -1,0 +1,161 @@
+"""Machine code of the kernels, made once on a machine and stored as an object file.
+
+numba's own cache still makes each process import numba, which takes far longer than the selections
+of most processes. An object file needs only llvmlite, the library under numba; `pixelprune bench
+select` times a first call. It is looked for beside the package, then in the user's cache folder; it
+is written to the first of the two that can be written, and where none can, each process compiles
+for itself.
+
+The file name holds a digest of all that decides the code: kernel source, llvmlite, CPU and its
+features. The file starts with a digest of the code that follows, and is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import platformdirs
+
+from pixelprune._atomic import write_whole
+
+_log = logging.getLogger("pixelprune")
+_SYMBOL = "pixelprune_scan"
+_PACKAGE = Path(__file__).parent
+_SOURCES = [_PACKAGE / name for name in ("_kernels.py", "_codes.py", "_native.py")]
+_DIGEST_BYTES = 32
+_C_FUNCTIONS = {"memset", "memcpy", "memcmp", "bcmp"}
+
+_pointer, _int = ctypes.c_void_p, ctypes.c_int64
+# The arguments are described at SIGNATURE in _kernels.py. ctypes releases the GIL during the call.
+_PROTOTYPE = ctypes.CFUNCTYPE(None, _pointer, *[_int] * 9, *[_pointer] * 4)
+
+_loaded: list[tuple[Callable[..., None], llvm.ExecutionEngine]] = []
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held the lock; the child has no such thread.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def scan_function() -> Callable[..., None]:
+    """The compiled `pixelprune.selection._kernels.scan`, as a ctypes function; thread-safe."""
+    if not _loaded:
+        with _lock:
+            if not _loaded:
+                _loaded.append(_load())
+    return _loaded[0][0]
+
+
+def is_stored() -> bool:
+    """Whether `scan_function` finds its code, so that nothing needs compiling."""
+    return bool(_loaded) or any((folder / _file_name()).is_file() for folder in _folders())
+
+
+def _load() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
+    """The function, and the engine that holds its code and must live as long."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name = _file_name()
+    code = _read(name)
+    if code is None:
+        code = _compile()
+        _write(name, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return _PROTOTYPE(engine.get_function_address(_SYMBOL)), engine
+
+
+def _folders() -> list[Path]:
+    """Where the object file may lie, best first."""
+    folders = [_PACKAGE / "__pycache__"]
+    try:
+        user = Path(platformdirs.user_cache_dir("pixelprune", appauthor=False))
+    except RuntimeError:  # a user without a home
+        return folders
+    # Without a home, some versions give a relative path: code is not loaded from just anywhere.
+    return [*folders, user] if user.is_absolute() else folders
+
+
+def _file_name() -> str:
+    parts = (
+        *(source.read_text(encoding="utf-8") for source in _SOURCES),
+        llvmlite.__version__,
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        # What numba is told to do otherwise, by whoever debugs it, must not reach other processes.
+        *(f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")),
+    )
+    return f"scan-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.o"
+
+
+def _read(name: str) -> bytes | None:
+    for folder in _folders():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            continue
+        digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
+        _log.warning("%s is damaged and will be made anew", folder / name)
+    return None
+
+
+def _write(name: str, code: bytes) -> None:
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, lambda file: file.write(hashlib.sha256(code).digest() + code))
+        except OSError:
+            continue
+        return
+    _log.warning(
+        "the compiled kernels could be stored in none of %s; every process will compile them again (a few seconds)",
+        ", ".join(str(folder) for folder in _folders()),
+    )
+
+
+def _target_machine() -> llvm.TargetMachine:
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
+
+
+def _compile() -> bytes:
+    """Object code of the scan, made by numba for this CPU."""
+    from pixelprune.selection import _kernels
+
+    module = llvm.parse_assembly(_kernels.scan.inspect_llvm())
+    for function in module.functions:
+        if function.name == _kernels.scan.native_name:
+            function.name = _SYMBOL
+        elif not function.is_declaration:
+            # With only the entry visible from outside, LLVM sees that nothing here raises, and
+            # drops numba's error handling with all it needs from numba's own library.
+            function.linkage = llvm.Linkage.internal
+    machine = _target_machine()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(module, passes)
+    foreign = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    if not set(foreign) <= _C_FUNCTIONS:
+        raise RuntimeError(f"numba made kernels that need more than the C library: {foreign}; please report this")
+    return bytes(machine.emit_object(module))

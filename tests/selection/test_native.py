@@ -1,0 +1,196 @@
+"""Where the compiled kernels are stored, and what happens where they cannot be."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pixelprune
+from pixelprune.selection import _native
+
+PACKAGE = Path(pixelprune.__file__).parent
+
+SCRIPT = """
+import sys
+import numpy as np
+import pixelprune
+before = {name for name in ("torch", "numba", "llvmlite", "transformers") if name in sys.modules}
+page = np.full((64, 96, 3), 255, np.uint8)
+page[40:50, 40:50] = 0
+assert pixelprune.select(page).keep.tolist() == [[1, 0, 0], [0, 1, 1]]
+print(sorted(before), "numba" in sys.modules)
+"""
+
+
+def run(package_parent: Path, cache: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(package_parent), "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip() + done.stderr.strip()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The parent of a fresh copy of the package in which nothing is compiled yet."""
+    shutil.copytree(PACKAGE, tmp_path / "site" / "pixelprune", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "site"
+
+
+def test_second_process_loads_what_the_first_one_compiled(copy: Path, tmp_path: Path) -> None:
+    assert run(copy, tmp_path / "cache") == "[] True"
+    assert list((copy / "pixelprune" / "selection" / "__pycache__").glob("scan-*.o"))
+    assert run(copy, tmp_path / "cache") == "[] False"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_read_only_package_uses_the_users_cache(copy: Path, tmp_path: Path) -> None:
+    # A file in the folder's place: unlike file modes, this also stops an administrator.
+    (copy / "pixelprune" / "selection" / "__pycache__").write_text("")
+    assert run(copy, tmp_path / "cache") == "[] True"
+    assert list((tmp_path / "cache" / "pixelprune").glob("scan-*.o"))
+    assert run(copy, tmp_path / "cache") == "[] False"
+
+
+def test_where_nothing_can_be_written_it_works_and_says_so(copy: Path, tmp_path: Path) -> None:
+    (copy / "pixelprune" / "selection" / "__pycache__").write_text("")
+    (tmp_path / "cache").write_text("")
+    for _ in range(2):
+        output = run(copy, tmp_path / "cache")
+        assert output.startswith("[] True")
+        assert "the compiled kernels could be stored in none of" in output
+
+
+def test_threads_from_the_first_call_on_and_forks_beside_them(copy: Path, tmp_path: Path) -> None:
+    script = """
+import os, threading, time
+import numpy as np
+import pixelprune
+page = np.random.default_rng(0).integers(0, 2, (320, 320, 3), np.uint8)
+stop, first, counts = threading.Event(), threading.Barrier(5), []
+def work():
+    counts.append(pixelprune.select(page, block=4).kept)
+    first.wait()
+    while not stop.is_set():
+        counts.append(pixelprune.select(page, block=4).kept)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+first.wait()
+failed = 0
+for n in range(200):
+    child = os.fork()
+    if not child:
+        pixelprune.select(page, block=4)
+        os._exit(0)
+    for _ in range(2000):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, 9)
+    failed += not done or status != 0
+    if failed > 3:
+        break
+stop.set()
+for thread in threads:
+    thread.join()
+print(failed, len(set(counts)))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "0 1\n", done.stderr
+
+
+@pytest.mark.parametrize("home", ["/nonexistent/home", "~", ""])
+def test_a_user_without_a_home(copy: Path, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "pixelprune" / "selection" / "__pycache__").write_text("")
+    monkeypatch.setattr(_native, "_PACKAGE", copy / "pixelprune" / "selection")
+    monkeypatch.setattr(_native.platformdirs, "user_cache_dir", lambda *_, **__: f"{home}/.cache/pixelprune")
+    assert all(folder.is_absolute() for folder in _native._folders())
+
+    def no_home(*_: object, **__: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(_native.platformdirs, "user_cache_dir", no_home)
+    assert _native._folders() == [copy / "pixelprune" / "selection" / "__pycache__"]
+
+
+def test_the_function_is_called_without_the_gil() -> None:
+    assert not _native._PROTOTYPE._flags_ & ctypes._FUNCFLAG_PYTHONAPI  # type: ignore[attr-defined]
+
+
+class TestStore:
+    @pytest.fixture
+    def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        folders = [tmp_path / "first", tmp_path / "second"]
+        monkeypatch.setattr(_native, "_folders", lambda: folders)
+        return folders
+
+    def test_first_folder_that_can_be_written(self, folders: list[Path]) -> None:
+        _native._write("a.o", b"code")
+        assert _native._read("a.o") == b"code"
+        assert [file.name for file in folders[0].iterdir()] == ["a.o"]
+        assert not folders[1].exists()
+
+    def test_damaged_files_are_not_run(self, folders: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+        _native._write("a.o", b"code")
+        path = folders[0] / "a.o"
+        good = path.read_bytes()
+        for bad in (b"", good[:-1], good[:20], good[:-1] + b"x", b"x" + good[1:]):
+            path.write_bytes(bad)
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "pixelprune"):
+                assert _native._read("a.o") is None
+            assert "a.o is damaged and will be made anew" in caplog.text
+        _native._write("a.o", b"code")
+        assert _native._read("a.o") == b"code"
+
+    def test_other_users_can_read_it(self, folders: list[Path]) -> None:
+        _native._write("a.o", b"code")
+        umask = os.umask(0)
+        os.umask(umask)
+        assert (folders[0] / "a.o").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+class TestName:
+    """Whatever decides the machine code decides the name of its file."""
+
+    @pytest.mark.parametrize("function", ["get_host_cpu_name", "get_process_triple"])
+    def test_cpu_and_platform(self, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+        here = _native._file_name()
+        monkeypatch.setattr(_native.llvm, function, lambda: "another")
+        assert _native._file_name() != here
+
+    def test_cpu_features(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        here, features = _native._file_name(), _native.llvm.get_host_cpu_features()
+        features["sse2"] = not features.get("sse2")
+        monkeypatch.setattr(_native.llvm, "get_host_cpu_features", lambda: features)
+        assert _native._file_name() != here
+
+    def test_llvmlite_and_what_numba_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = {_native._file_name()}
+        monkeypatch.setattr(_native.llvmlite, "__version__", "0.1")
+        names.add(_native._file_name())
+        monkeypatch.setenv("NUMBA_OPT", "0")
+        names.add(_native._file_name())
+        assert len(names) == 3
+
+    def test_source_of_the_kernels(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert {source.name for source in _native._SOURCES} == {"_kernels.py", "_codes.py", "_native.py"}
+        here = _native._file_name()
+        for n, source in enumerate(_native._SOURCES):
+            changed = tmp_path / source.name
+            changed.write_text(source.read_text() + "#")
+            sources = [*_native._SOURCES]
+            sources[n] = changed
+            with monkeypatch.context() as patch:
+                patch.setattr(_native, "_SOURCES", sources)
+                assert _native._file_name() != here

@@ -1,0 +1,88 @@
+"""A family with its tiny model, stock and enabled, and what the stock model says to be right."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor
+
+from pixelprune.transformers import enable, families
+from tests.support import oracle
+from tests.support.prompts import Prompt, Row, known, masks, prompts
+from tests.support.tiny_models import ALL, build, module_of
+
+# Of logits of a scale of 5 to 10, in float32.
+TOLERANCE = 3e-4
+
+
+def absent(name: str) -> str | None:
+    """Why a family cannot be tested with the installed transformers."""
+    installed, since, until = transformers.__version__, families.family(name).since, families.family(name).until
+    if module_of(ALL[name]) is None:
+        return f"transformers {installed} has no {name}"
+    if Version(installed) < Version(since):
+        return f"{name} is refused before transformers {since}"
+    if until is not None and Version(installed) >= Version(until):
+        return f"{name} is refused from transformers {until} on"
+    return None
+
+
+class Case:
+    """One family.
+
+    Attributes:
+        stock, pruned: the same weights, in two objects.
+    """
+
+    def __init__(self, name: str, attention: str = "eager", **options: Any) -> None:
+        self.tiny, self.family = ALL[name], families.family(name)
+        self.stock = build(self.tiny, attention, **options)
+        self.stock.generation_config.eos_token_id = None
+        self.stock.generation_config.pad_token_id = 0
+        self.pruned = enable(copy.deepcopy(self.stock))
+
+    def prompts(self, rows: list[Row], share: float = 0.5, side: str = "left", seed: int = 0) -> tuple[Prompt, Prompt]:
+        keep = masks(rows, self.tiny.merge, share, seed + 3)
+        return prompts(self.tiny, rows, keep, order=self.family.order, side=side, seed=seed)
+
+    @torch.no_grad()
+    def right(self, full: Prompt, pruned: Prompt) -> Tensor:
+        """Logits (tokens that are kept, vocabulary) by the oracle."""
+        where = (self.family.tower, self.family.order, self.tiny)
+        if self.tiny.plain and "pixel_values_videos" not in full.inputs:
+            return oracle.masked_logits(self.stock, *where, full)
+        return oracle.short_logits(self.stock, *where, full, pruned)
+
+    @torch.no_grad()
+    def right_inputs(self, full: Prompt, pruned: Prompt) -> dict[str, Any]:
+        """Arguments of the stock model, for what is compared through its own generate()."""
+        where = (self.family.tower, self.family.order, self.tiny)
+        return oracle.short_inputs(self.stock, *where, full, pruned)
+
+    @torch.no_grad()
+    def got(self, pruned: Prompt, **changes: Any) -> Tensor:
+        """Logits (tokens that are kept, vocabulary) of the enabled model."""
+        mask = pruned.inputs["attention_mask"].bool()
+        return self.pruned(**{**self.inputs(pruned), **changes}, use_cache=False).logits[mask]
+
+    def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        return known(self.stock, prompt.inputs)
+
+    @torch.no_grad()
+    def plain(self, full: Prompt) -> Tensor:
+        """Logits of the stock model with nothing dropped, at the tokens that pruning would keep."""
+        return self.stock(**self.inputs(full), use_cache=False).logits[full.selected]
+
+
+@cache
+def case(name: str, attention: str = "eager") -> Case:
+    return Case(name, attention)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())

@@ -1,0 +1,109 @@
+"""From a picture to logits: real processors and real pixels, against the stock processor and the masked model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import pixelprune
+from pixelprune.images.samples import sample_path
+from pixelprune.transformers import enable, families, kept
+from tests.support import oracle
+from tests.support.cases import TOLERANCE, difference
+from tests.support.checkpoints import KITS, model_and_processor
+from tests.support.prompts import Prompt
+from tests.support.tiny_models import ALL, module_of
+
+NAMES = list(KITS)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    page = Image.open(sample_path("page")).convert("RGB")
+    screen = Image.open(sample_path("screen")).convert("RGB")
+    return [page.resize((100, 132)), screen.resize((130, 75)), page.crop((300, 300, 420, 400))]
+
+
+def stock_prompt(inputs: Any, image_token: int, image_kept: torch.Tensor, merge: int) -> Prompt:
+    """What the stock processor made, as the oracle takes it."""
+    is_image = inputs["input_ids"] == image_token
+    selected = inputs["attention_mask"].bool()
+    selected[is_image] = image_kept
+    counts = (inputs["image_grid_thw"].prod(-1) // merge**2).tolist()
+    return Prompt(dict(inputs), list(image_kept.split(counts)), selected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_picture_to_logits(name: str, pictures: list) -> None:
+    if module_of(ALL[name]) is None:
+        pytest.skip(f"this transformers has no {name}")
+    stock, stock_processor = model_and_processor(name)
+    try:
+        model, processor = enable(copy.deepcopy(stock), copy.deepcopy(stock_processor), threshold=0.02)
+    except (ValueError, RuntimeError) as error:
+        if "upgrade transformers" in str(error) or "use an older transformers" in str(error):
+            pytest.skip(f"refused with this transformers: {error}")
+        raise
+    token = processor.image_token
+    start, end = ("<|vision_start|>", "<|vision_end|>") if "omni" in name else ("", "")
+    text = [f"read {start}{token}{end} and {start}{token}{end} now", f"say {start}{token}{end} what", "the quick fox"]
+    batches = [pictures[:2], pictures[2:], []]
+
+    def run(of: Any) -> Any:
+        return of(text=text, images=batches, padding=True, return_tensors="pt")
+
+    got, wanted = run(processor), run(stock_processor)
+    assert all(0 < image.retain_ratio < 1 for image in kept(got)[:2])
+    family, tiny = families.family(name), ALL[name]
+    merge = processor.image_processor.merge_size
+    image_token = processor.tokenizer.convert_tokens_to_ids(token)
+    full = stock_prompt(wanted, image_token, got["image_kept"], merge)
+    with torch.no_grad():
+        mask = got["attention_mask"].bool()
+        logits = model(**got, use_cache=False).logits[mask]
+        where = (family.tower, family.order, dataclasses.replace(tiny, merge=merge))
+        if tiny.plain:
+            right = oracle.masked_logits(stock, *where, full)
+        else:
+            right = oracle.short_logits(stock, *where, full, Prompt(dict(got), full.keep))
+    # Rounding of one family with an indexer: in double precision it is as exact as the others.
+    assert difference(logits, right) < (3 if name == "glm5_next" else 1) * TOLERANCE
+
+
+def test_as_the_readme_says(tmp_path: Path, pictures: list) -> None:
+    """A checkpoint on disk, the Auto classes, a chat, two added lines."""
+    folder = str(tmp_path)
+    for part in model_and_processor("qwen3_vl"):
+        part.save_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "read"}]}
+    ]
+
+    def chat() -> Any:
+        return processor.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+
+    before = chat()
+    assert pixelprune.transformers.enable(model, processor, pixelprune.PruneConfig(threshold=0.0)) == (model, processor)
+    inputs = chat().to(model.device)
+    assert inputs["input_ids"].shape[1] < before["input_ids"].shape[1]
+    saved = before["input_ids"].shape[1] - inputs["input_ids"].shape[1]
+    (image,) = pixelprune.transformers.kept(inputs)
+    assert image.total - image.kept == saved
+    answer = model.generate(**inputs, max_new_tokens=8)
+    assert answer.shape[1] > inputs["input_ids"].shape[1]
+    pixelprune.transformers.disable(model, processor)
+    after = chat()
+    assert set(after) == set(before)
+    assert torch.equal(after["pixel_values"], before["pixel_values"])
+    model.generate(**after, max_new_tokens=2)

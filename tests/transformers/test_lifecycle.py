@@ -1,0 +1,229 @@
+"""An enabled model is still what it was: saved, copied, trained, compiled and wrapped as ever."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from pixelprune.transformers import disable, enable
+from tests.support.cases import TOLERANCE, Case, absent, case, difference
+from tests.support.prompts import ROWS, Prompt
+
+
+def logits(model: Any, this: Case, prompt: Prompt) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**this.inputs(prompt), use_cache=False).logits
+
+
+def test_class_and_signature(family_name: str) -> None:
+    this = case(family_name)
+    stock, pruned = type(this.stock), type(this.pruned)
+    assert (pruned.__name__, pruned.__qualname__, pruned.__module__) == (
+        stock.__name__,
+        stock.__qualname__,
+        stock.__module__,
+    )
+    assert isinstance(this.pruned, stock)
+    assert this.pruned.can_generate() == this.stock.can_generate()
+    names = list(inspect.signature(this.pruned.forward).parameters)
+    assert [name for name in names if name != "image_kept"] == list(inspect.signature(this.stock.forward).parameters)
+    with pytest.raises(ValueError, match="image_kpet"):
+        this.pruned.generate(torch.tensor([[5, 6]]), image_kpet=1, max_new_tokens=1)
+
+
+def test_disable_gives_the_stock_object_back(family_name: str) -> None:
+    this = case(family_name)
+    model = copy.deepcopy(this.pruned)
+    assert disable(model) is model
+    assert type(model) is type(this.stock)
+    assert model.__dict__.keys() == this.stock.__dict__.keys()
+    full, _ = this.prompts(ROWS)
+    assert torch.equal(logits(model, this, full), logits(this.stock, this, full))
+    assert disable(model) is model
+    assert enable(enable(model)) is model
+    assert type(model) is type(this.pruned)
+
+
+def test_saved_and_loaded(family_name: str, tmp_path: Path) -> None:
+    this = case(family_name)
+    this.pruned.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(this.stock).__name__]
+    _, pruned = this.prompts(ROWS)
+    loaded = type(this.pruned).from_pretrained(tmp_path, attn_implementation="eager")
+    assert type(loaded) is type(this.pruned)
+    stock = type(this.stock).from_pretrained(tmp_path, attn_implementation="eager")
+    assert type(stock) is type(this.stock)
+    wanted = logits(this.pruned, this, pruned)
+    assert torch.equal(logits(loaded, this, pruned), wanted)
+    assert torch.equal(logits(enable(stock), this, pruned), wanted)
+
+
+def test_auto_class_loads_the_stock_class(tmp_path: Path) -> None:
+    this = case("qwen3_vl")
+    this.pruned.save_pretrained(tmp_path)
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is type(this.stock)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
+def test_copies(family_name: str, way: str) -> None:
+    this = case(family_name)
+    model = copy.deepcopy(this.pruned)  # hooks of other tests would not be copied
+    if way == "deepcopy":
+        copied = copy.deepcopy(model)
+    elif way == "pickle":
+        copied = pickle.loads(pickle.dumps(model))
+    else:
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        copied = torch.load(file, weights_only=False)
+    assert type(copied) is type(this.pruned)
+    _, pruned = this.prompts(ROWS)
+    assert torch.equal(logits(copied, this, pruned), logits(this.pruned, this, pruned))
+
+
+def gradients(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = model(**inputs, labels=labels, use_cache=False).loss
+    loss.backward()
+    return float(loss), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradient_checkpointing(family_name: str) -> None:
+    this = case(family_name)
+    if not this.stock.supports_gradient_checkpointing:
+        pytest.skip("the stock model does not support gradient checkpointing")
+    _, pruned = this.prompts(ROWS, side="right")
+    inputs = this.inputs(pruned)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] > 99, -100).masked_fill(inputs["input_ids"] == 0, -100)
+    torch.manual_seed(0)
+    model = copy.deepcopy(this.pruned).train()
+    loss, plain = gradients(model, inputs, labels)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    loss_again, checkpointed = gradients(model, inputs, labels)
+    assert loss == pytest.approx(loss_again, abs=1e-6)
+    assert plain.keys() == checkpointed.keys()
+    assert any(this.family.tower in name for name in plain)
+    for name, gradient in plain.items():
+        assert difference(gradient, checkpointed[name]) < 1e-4 * max(1, float(gradient.abs().max())), name
+
+
+def rows_of(this: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
+    """One dict a row without padding, as a dataset has them; one image each."""
+    inputs, examples, start = this.inputs(prompt), [], 0
+    for i, keep in enumerate(prompt.keep):
+        tokens = inputs["attention_mask"][i].bool()
+        example = {
+            name: value[i][tokens] for name, value in inputs.items() if value.shape == inputs["attention_mask"].shape
+        }
+        count = 4 * int(keep.sum())
+        example["pixel_values"] = inputs["pixel_values"][start : start + count]
+        start += count
+        for name in ("image_grid_thw", "image_merge_sizes"):
+            if name in inputs:
+                example[name] = inputs[name][i : i + 1]
+        example["image_kept"] = keep
+        example["labels"] = example["input_ids"].masked_fill(example["input_ids"] > 99, -100)
+        examples.append(example)
+    return examples
+
+
+def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    assert "junk" not in examples[0]
+    assert "image_kept" in examples[0]
+    length = max(len(example["input_ids"]) for example in examples)
+    batch = {}
+    for name in examples[0]:
+        values = [example[name] for example in examples]
+        if name.startswith(("pixel", "image")):
+            batch[name] = torch.cat(values)
+        else:
+            fill = -100 if name == "labels" else 0
+            padded = [torch.nn.functional.pad(value, (0, length - len(value)), value=fill) for value in values]
+            batch[name] = torch.stack(padded)
+    return batch
+
+
+def test_trainer(family_name: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    this = case(family_name)
+    _, pruned = this.prompts([[5, 6, (8, 12), 7, 8, 9], [10, (4, 8), 11, 12]], side="right")
+    data = [{**example, "junk": torch.zeros(1)} for example in rows_of(this, pruned)]
+    model = copy.deepcopy(this.pruned)
+    before = copy.deepcopy(model.state_dict())
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        optim="sgd",
+        remove_unused_columns=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    result = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
+    assert result.training_loss > 0
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert any(this.family.tower in name for name in moved)
+    assert any(this.family.tower not in name for name in moved)
+
+
+# One family for each way of feeding an encoder: tracing a model takes a quarter of a minute.
+@pytest.mark.parametrize(
+    "name", ["qwen3_vl", "qwen2_5_vl", "glm4v", "paddleocr_vl", "kimi_k25", "video_llama_3", "qwen3_5"]
+)
+def test_compiled(name: str) -> None:
+    if why := absent(name):
+        pytest.skip(why)
+    this = case(name, "sdpa")
+    _, pruned = this.prompts(ROWS, side="right")
+    wanted = logits(this.pruned, this, pruned)
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(this.pruned), backend="eager")
+    assert difference(logits(compiled, this, pruned), wanted) < TOLERANCE
+
+
+def test_bfloat16(family_name: str) -> None:
+    """As far from the float32 answer as the stock model in bfloat16 is from its own."""
+    this = case(family_name)
+    full, pruned = this.prompts(ROWS, side="right")
+    half, half_stock = copy.deepcopy(this.pruned).bfloat16(), copy.deepcopy(this.stock).bfloat16()
+    for prompt in (full, pruned):
+        prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].bfloat16()
+    half_logits, half_stock_logits = logits(half, this, pruned), logits(half_stock, this, full)
+    assert half_logits.dtype == half_stock_logits.dtype
+    for prompt in (full, pruned):
+        prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].float()
+    noise = difference(half_stock_logits, logits(this.stock, this, full))
+    assert difference(half_logits, logits(this.pruned, this, pruned)) < 3 * noise
+
+
+def test_methods_replaced_later_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernel libraries replace forward of stock classes, before or after."""
+    this = case("qwen2_vl")
+    calls = []
+    stock = type(this.stock).forward
+
+    @functools.wraps(stock)
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(this.stock), "forward", counted)
+    _, pruned = this.prompts(ROWS)
+    logits(this.pruned, this, pruned)
+    assert calls == [1]

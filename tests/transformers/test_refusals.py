@@ -1,0 +1,333 @@
+"""Wrong use is refused with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import BertConfig, BertModel, CLIPImageProcessor, LlavaProcessor
+
+from pixelprune import PruneConfig
+from pixelprune.transformers import Family, disable, enable, families, kept, register, switch
+from tests.support.cases import Case, case
+from tests.support.checkpoints import model_and_processor, processor_of
+from tests.support.prompts import ROWS
+from tests.support.tiny_models import ALL, build
+
+
+@pytest.fixture
+def this() -> Case:
+    return case("qwen3_vl")
+
+
+def wrong(this: Case, **changes: Any) -> dict[str, Any]:
+    """Good inputs of a pruned prompt, some of them replaced; None leaves one out."""
+    _, pruned = this.prompts(ROWS)
+    inputs = {**this.inputs(pruned), **changes}
+    return {name: value for name, value in inputs.items() if value is not None}
+
+
+def refused(this: Case, text: str, **changes: Any) -> None:
+    for run in (this.pruned, this.pruned.generate):
+        with pytest.raises(ValueError, match=text):
+            run(**wrong(this, **changes))
+
+
+def test_inputs_of_a_stock_processor(this: Case) -> None:
+    refused(this, "pixel_values came without image_kept, so they are not from a processor that prunes", image_kept=None)
+
+
+def test_inputs_of_a_stock_processor_for_the_model_without_its_head(this: Case) -> None:
+    with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+        this.pruned.base_model(**wrong(this, image_kept=None))
+
+
+def test_pruned_inputs_for_a_stock_model(this: Case) -> None:
+    with pytest.raises(ValueError, match="image_kept"):
+        this.stock.generate(**wrong(this), max_new_tokens=1)
+
+
+def test_mask_of_another_length(this: Case) -> None:
+    kept_mask = wrong(this)["image_kept"]
+    text = r"image_kept must be a bool tensor of shape \(40,\), one entry a block of image_grid_thw .*, got torch.bool"
+    refused(this, text + r" \(39,\)", image_kept=kept_mask[:-1])
+    refused(this, r"shape \(40,\).*got torch.int64", image_kept=kept_mask.long())
+    refused(this, r"shape \(40,\).*got list", image_kept=kept_mask.tolist())
+
+
+def test_image_without_a_block(this: Case) -> None:
+    kept_mask = wrong(this)["image_kept"].clone()
+    kept_mask[24:32] = False
+    refused(this, "keep at least one block of each image, got none of image 1", image_kept=kept_mask)
+
+
+def test_pixels_of_another_call(this: Case) -> None:
+    pixels = wrong(this)["pixel_values"]
+    count = len(pixels)
+    text = (
+        f"pixel_values must hold the {count} patches of the {count // 4} blocks that image_kept keeps, got {count - 4}"
+    )
+    refused(this, text, pixel_values=pixels[4:])
+
+
+def test_placeholders_that_disagree(this: Case) -> None:
+    inputs = wrong(this)
+    full, _ = this.prompts(ROWS)
+    changes = {name: full.inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    refused(this, r"input_ids hold 40 image placeholders \(id 100\), but image_kept keeps \d+ blocks", **changes)
+    cut = {name: inputs[name][:, :9] for name in changes}
+    refused(this, "truncate none of it", **cut)
+
+
+def test_rows_out_of_order(this: Case) -> None:
+    inputs = wrong(this)
+    flipped = {name: inputs[name].flip(0) for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    refused(this, "does not fit input_ids row by row", **flipped)
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "image_grid_thw", "input_ids"])
+def test_left_out(this: Case, name: str) -> None:
+    with pytest.raises(ValueError, match=f"image_kept came without {name}"):
+        this.pruned(**wrong(this, **{name: None}))
+
+
+def test_embeddings_instead_of_ids(this: Case) -> None:
+    embeddings = this.stock.get_input_embeddings()(wrong(this)["input_ids"])
+    refused(this, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
+
+
+def test_model_that_reads_merge_sizes() -> None:
+    video = case("video_llama_3")
+    with pytest.raises(ValueError, match="image_merge_sizes is missing, which models of video_llama_3 read"):
+        video.pruned(**wrong(video, image_merge_sizes=None))
+
+
+def test_mask_over_what_is_new_alone(this: Case) -> None:
+    _, first = this.prompts([[5, 6, (4, 8), 7, 8]])
+    with torch.no_grad():
+        cache = this.pruned(**this.inputs(first), use_cache=True).past_key_values
+    _, new = this.prompts([[11, (4, 8), 12]], seed=4)
+    with pytest.raises(
+        ValueError, match=r"attention_mask must have shape \(1, \d+\), one entry for each token of past"
+    ):
+        this.pruned(**this.inputs(new), past_key_values=cache)
+
+
+def test_mask_of_another_kind(this: Case) -> None:
+    mask = wrong(this)["attention_mask"]
+    with pytest.raises(ValueError, match=r"attention_mask must have shape .* got \(2, 1, 1, \d+\)"):
+        this.pruned(**wrong(this, attention_mask=mask[:, None, None]))
+
+
+def test_features_beside_pixels(this: Case) -> None:
+    refused(this, "pixel_values came with mm_encoder_outputs", mm_encoder_outputs={"image": object()})
+
+
+def test_video_that_is_in_the_cache(this: Case) -> None:
+    _, pruned = this.prompts([[5, (8, 12), 6, (2, 4, 8), 7]])
+    inputs = this.inputs(pruned)
+    turn = this.pruned.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+    more = torch.cat([turn.sequences, torch.tensor([[11, 12]])], 1)
+    types = torch.zeros_like(more)
+    types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
+    again = {**inputs, "input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": types}
+    with pytest.raises(ValueError, match="pixel_values_videos came again for videos that past_key_values hold"):
+        this.pruned.generate(**again, past_key_values=turn.past_key_values, max_new_tokens=1)
+
+
+def test_another_enabled_model_is_not_let_through(this: Case) -> None:
+    """While one model generates, stock pixels are refused by every other."""
+    other = case("qwen2_vl")
+    full, _ = other.prompts(ROWS)
+    _, pruned = this.prompts(ROWS)
+
+    def call_the_other(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+            other.pruned(**other.inputs(full))
+        return scores
+
+    this.pruned.generate(**this.inputs(pruned), max_new_tokens=1, logits_processor=[call_the_other])
+
+
+def test_prompt_learning() -> None:
+    peft = pytest.importorskip("peft", reason="prompt learning needs peft")
+    model = copy.deepcopy(case("qwen3_vl").stock)
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=4, num_layers=4, token_dim=64, num_attention_heads=4
+    )
+    with pytest.raises(ValueError, match=r"prompt-learning adapter .* use an adapter of weights such as LoRA"):
+        enable(peft.get_peft_model(model, config))
+
+
+def test_forward_over_a_hook(this: Case) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="hooks are those of accelerate")
+    model = copy.deepcopy(this.stock)
+    accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
+    hooked = model.forward
+    model.forward = lambda *args, **kwargs: hooked(*args, **kwargs)
+    with pytest.raises(ValueError, match="model has a forward of its own"):
+        enable(model)
+
+
+def test_class_made_of_the_pruned_one(this: Case) -> None:
+    model = copy.deepcopy(this.pruned)
+    model.__class__ = type("Sharded" + type(model).__name__, (type(model),), {})
+    for change in (enable, disable):
+        with pytest.raises(ValueError, match="got its class from elsewhere after it was enabled"):
+            change(model)
+
+
+def test_geometry_that_was_changed_after_enabling() -> None:
+    processor = enable(processor=processor_of("qwen3_vl"))
+    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    for name, value in (("patch_size", 16), ("merge_size", 1), ("temporal_patch_size", 4)):
+        for options in ({}, {"pixelprune": False}):
+            with pytest.raises(ValueError, match=f"{name} must be .*, as when pruning was enabled, got {value}"):
+                processor.image_processor(picture, **{name: value}, **options)
+        changed = copy.deepcopy(processor)
+        setattr(changed.image_processor, name, value)
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            changed.image_processor(picture)
+
+
+def test_moving_images(this: Case) -> None:
+    grids = wrong(this)["image_grid_thw"].clone()
+    grids[0] = torch.tensor([2, 4, 12])
+    refused(this, r"one frame an image, got \[2, 1, 1\]; hand moving images over as videos", image_grid_thw=grids)
+
+
+def test_cache_that_ends_within_an_image(this: Case) -> None:
+    _, pruned = this.prompts(ROWS[:1])
+    inputs = this.inputs(pruned)
+    cache = this.pruned.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+    cache.crop(-6)
+    with pytest.raises(ValueError, match="past_key_values end within an image"):
+        this.pruned.generate(**inputs, past_key_values=cache, max_new_tokens=1)
+
+
+def test_unknown_family() -> None:
+    tiny = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    with pytest.raises(ValueError, match="model_type 'bert', which pixelprune does not know") as error:
+        enable(tiny)
+    for name in families.names():
+        assert name in str(error.value)
+    assert "pixelprune.transformers.Family" in str(error.value)
+
+
+def test_whole_omni_model_points_at_the_thinker() -> None:
+    class Omni(nn.Module):
+        config = type("Config", (), {"model_type": "qwen2_5_omni"})
+        thinker = None
+
+    with pytest.raises(ValueError, match=r"enable the part that reads images, model\.thinker"):
+        families.family_of(Omni())
+
+
+def test_family_of_ones_own() -> None:
+    model = build(ALL["qwen3_vl"])
+    model.config.model_type = "my_vl"
+    with pytest.raises(ValueError, match="my_vl"):
+        enable(model)
+    register(Family("my_vl"))
+    try:
+        assert enable(model) is model
+    finally:
+        families._FAMILIES.pop("my_vl")
+
+
+def test_wrong_things() -> None:
+    processor = processor_of("qwen3_vl")
+    with pytest.raises(ValueError, match="give a model, a processor, or both; got neither"):
+        enable()
+    with pytest.raises(ValueError, match=r"model is a processor; to use one without a model, write processor=\.\.\."):
+        enable(processor)
+    with pytest.raises(ValueError, match="processor must be the processor of a vision-language model, got str"):
+        enable(processor="qwen")
+    with pytest.raises(ValueError, match="model must be a model of transformers, got Linear"):
+        enable(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="give either config or options, not both; got config and threshold"):
+        enable(processor=processor, config=PruneConfig(), threshold=0.1)
+    with pytest.raises(ValueError, match="config must be a PruneConfig"):
+        enable(processor=processor, config=0.1)
+    with pytest.raises(ValueError, match="unknown option 'tau'"):
+        enable(processor=processor, tau=0.1)
+    with pytest.raises(ValueError, match="neither"):
+        disable()
+    assert type(processor) is type(processor_of("qwen3_vl"))
+
+
+def test_old_transformers() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"needs transformers 5\.18\.0 or newer, this is 5\.17\.0.*upgrade transformers"
+    ):
+        switch._check_version("5.17.0")
+    switch._check_version("5.18.0")
+
+
+def test_family_that_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", since="99.0"))
+    with pytest.raises(RuntimeError, match=r"can be pruned from transformers 99\.0 on"):
+        enable(copy.deepcopy(case("qwen3_vl").stock))
+
+
+def test_family_that_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = copy.deepcopy(case("qwen3_vl").stock)
+    monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", until=transformers.__version__))
+    with pytest.raises(RuntimeError, match=r"can be pruned before transformers .* only.*use an older transformers"):
+        enable(stock)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [({"patch_size": 14}, "patch_size is 14"), ({"merge_size": 1}, "merge_size is 1")]
+)
+def test_processor_of_another_model(options: dict, text: str) -> None:
+    model, _ = model_and_processor("qwen3_vl")
+    processor = processor_of("qwen3_vl", **{"patch_size": 4, **options})
+    with pytest.raises(ValueError, match=f"processor does not belong to model: its {text}"):
+        enable(model, processor)
+    # Nothing was changed.
+    assert not hasattr(model, "_pixelprune_base")
+    assert not hasattr(processor, "_pixelprune_base")
+
+
+def test_image_processor_that_cannot_be_pruned() -> None:
+    tokenizer = processor_of("qwen3_vl").tokenizer
+    processor = LlavaProcessor(CLIPImageProcessor(), tokenizer, patch_size=14)
+    with pytest.raises(
+        ValueError, match="image processor that cannot be pruned, CLIPImageProcessor: it has no patch_size"
+    ):
+        enable(processor=processor)
+
+
+def test_model_with_a_forward_of_its_own(this: Case) -> None:
+    model = copy.deepcopy(this.stock)
+    model.forward = model.forward
+    with pytest.raises(ValueError, match="model has a forward of its own that hides that of its class"):
+        enable(model)
+
+
+def test_encoder_input_that_is_not_known(this: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixelprune.transformers import encoding
+
+    stock = encoding.precompute_export_inputs
+
+    def newer(tower: Any, values: dict[str, Any]) -> None:
+        stock(tower, values)
+        values["new_index"] = torch.zeros(3)
+
+    monkeypatch.setattr(encoding, "precompute_export_inputs", newer)
+    with pytest.raises(RuntimeError, match="asks for new_index, which this version of pixelprune cannot prune"):
+        this.pruned(**wrong(this))
+
+
+def test_kept_of_stock_inputs() -> None:
+    with pytest.raises(ValueError, match="no image_kept: they are not from a processor that prunes"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4]])})
+    with pytest.raises(ValueError, match="image_kept has 3 entries"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 2]]), "image_kept": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="image_kept has 6 entries"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]), "image_kept": torch.ones(6, dtype=torch.bool)})

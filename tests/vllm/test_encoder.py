@@ -1,0 +1,37 @@
+"""The vision encoder as a GPU would drive it, and what memory is profiled with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.engines import Pictures, run
+from tests.support.small_models import SMALL, for_vllm
+
+
+@pytest.mark.parametrize(
+    ("family", "graphs"), [("qwen3_vl", True), ("qwen2_vl", True), ("glm4v", True), ("qwen2_5_vl", False)]
+)
+def test_graphs_replay_and_profiles_are_full(
+    family: str, graphs: bool, checkpoint: Any, pictures: Pictures, tmp_path: Path
+) -> None:
+    names = ["page", "screen", "crop"]
+    job = {
+        "model": str(for_vllm(checkpoint(family))),
+        "asked": True,
+        **{key: value for key, value in pictures.request(SMALL[family].image, names).items() if key != "options"},
+    }
+    found = run(tmp_path, job, "protocol.py")
+    for guise in ("full", "pruned"):
+        assert found[guise]["eager"] < 1e-4
+        assert found[guise]["none"] == 0
+        if guise == "full" or graphs:
+            assert found[guise]["replayed"] < 1e-4
+        else:
+            assert found[guise]["replayed"] is None
+    assert all(kept < full for kept, full in zip(found["pruned"]["kept"], found["full"]["kept"], strict=True))
+    # Images to profile with are of one colour: pruned, they would be one block.
+    assert min(found["profile"]["dummy"]) > 100
+    assert max(found["profile"]["patches"]) > 400
