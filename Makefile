@@ -1,34 +1,43 @@
-# `make demo` and `make test` start from nothing: they create the environment that they need.
+# Every target starts from nothing: it creates the environment that it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-vllm bench figures accuracy tiny-model samples clean
+.PHONY: help demo check test-core test test-vllm docs bench figures accuracy tiny-model samples clean
 
 help:
 	@echo "make demo       install, then show which blocks of two samples are kept (pictures in overlays/)"
-	@echo "make test       install with test dependencies, then format check, lint, types and tests"
-	@echo "make test-vllm  make an environment with vLLM for CPUs, and test plugin and adapter in it (transformers 5.19)"
+	@echo "make test-core  test selection, images and commands, without torch (under a minute)"
+	@echo "make check      format, lint, types, and the order of layers"
+	@echo "make test       make check, then all tests but those that need vLLM"
+	@echo "make test-vllm  create an environment with vLLM for CPUs, and test the plugin and the adapter in it"
+	@echo "make docs       build the documentation site in site/"
 	@echo "make bench      time selection, image processor, prefill and training on this machine (minutes)"
-	@echo "make figures    make the picture and the tables of the README and of docs/ anew"
+	@echo "make figures    make the picture and the tables of README.md and docs/"
 	@echo "make tiny-model train the small model of tiny_model/ from scratch (10 minutes on one CPU)"
-	@echo "make accuracy   measure what pruning does to its accuracy, and make the tables anew (6 minutes)"
-	@echo "make samples    draw the sample images anew (needs Chromium)"
+	@echo "make accuracy   measure how pruning changes its accuracy, and make those tables (6 minutes)"
+	@echo "make samples    draw the sample images (needs Chromium)"
 	@echo "make clean      remove the environments and all caches"
 
 demo: $(VENV)/installed
-	$(BIN)/pixelprune show src/pixelprune/samples
+	$(BIN)/pixelprune show src/pixelprune/images/samples
 
-test: $(VENV)/installed-test
+test-core: $(VENV)/installed-core
+	$(BIN)/pytest -q -n 2 tests/selection tests/images tests/cli src/pixelprune/selection src/pixelprune/images
+
+check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
 	$(BIN)/pytest -q -n 2
 
 test-vllm: $(VENV)-vllm/installed
-	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/test_plan.py tests/test_transformers
-	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/test_vllm src/pixelprune/vllm
+	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/plan tests/transformers
+	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/vllm src/pixelprune/vllm
 
 bench: $(VENV)/installed-test
 	$(BIN)/pixelprune bench select
@@ -49,19 +58,25 @@ samples: $(VENV)/installed
 	$(BIN)/python scripts/make_samples.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-vllm overlays build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-vllm overlays build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+# Dependency groups need pip 25.1.
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install 'pip>=25.1'
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[pdf]'
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install --editable '.[pdf,test]'
+$(VENV)/installed-core: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[pdf]' --group core
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-test: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[pdf,training]' --group core --group check
+	@touch $@ $(VENV)/installed $(VENV)/installed-core
 
 $(VENV)-vllm/installed: pyproject.toml scripts/vllm_env.sh
 	rm -rf $(VENV)-vllm
