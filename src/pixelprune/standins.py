@@ -108,27 +108,22 @@ def save_standin(folder: Path, model: Any = None) -> None:
     processor.save_pretrained(folder)
 
 
-def standin_processor(model: Any) -> Any:
-    """The stock processor of Qwen3-VL with a tokenizer of one token a byte; the model's config learns its ids."""
+def standin_processor(model: Any = None) -> Any:
+    """The stock processor of Qwen3-VL with a tokenizer of one token per byte, whose ids the config of `model` gets."""
     tokenizer = _tokenizer()
-    for name, token in _SPECIAL.items():
+    for name, token in _SPECIAL.items() if model is not None else ():
         setattr(model.config, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
     processor: Any = transformers.Qwen3VLProcessor
     return processor(
-        image_processor=image_processor(),
+        image_processor=transformers.Qwen2VLImageProcessor(
+            patch_size=16,
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+            size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},
+        ),
         tokenizer=tokenizer,
         video_processor=transformers.Qwen3VLVideoProcessor(),
         chat_template=_TEMPLATE,
-    )
-
-
-def image_processor() -> Any:
-    """The image processor of Qwen3-VL."""
-    return transformers.Qwen2VLImageProcessor(
-        patch_size=16,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelprune.plan.tokens import block_patches, blocks_per_image, bounds, keep_patches, keep_windows, unpruned_places
+from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.tokens import block_patches, cumulative_lengths, keep_patches, keep_windows, unpruned_places
 
 Grid = tuple[int, int]
 
@@ -45,22 +46,23 @@ def places(merge: int, grids: list[Grid], order: str) -> list[list[int]]:
     return found
 
 
-def thw(merge: int, grids: list[Grid]) -> torch.Tensor:
-    return torch.tensor([[1, rows * merge, columns * merge] for rows, columns in grids])
+def keep_mask(grids: list[Grid], masks: list[list[bool]]) -> KeepMask:
+    flat = [flag for mask in masks for flag in mask]
+    return KeepMask(torch.tensor(flat), tuple((1, rows, columns) for rows, columns in grids))
 
 
 @given(kept_grids(), st.sampled_from(["block", "raster"]))
 def test_patches_of_kept_blocks(case: tuple, order: str) -> None:
     merge, grids, masks = case
     wanted = places(merge, grids, order)
-    grid_thw, flat = thw(merge, grids), [flag for mask in masks for flag in mask]
-    assert block_patches(grid_thw, merge, order).tolist() == wanted
-    assert blocks_per_image(grid_thw, merge) == [len(mask) for mask in masks]
-    patches = keep_patches(grid_thw, torch.tensor(flat), merge, order)
-    chosen = [patch for block, flag in zip(wanted, flat, strict=True) if flag for patch in block]
+    keep = keep_mask(grids, masks)
+    assert block_patches(keep.shapes, merge, order).tolist() == wanted
+    patches = keep_patches(keep, merge, order)
+    chosen = [patch for block, flag in zip(wanted, keep.mask, strict=True) if flag for patch in block]
     assert patches.index.tolist() == chosen
-    assert patches.blocks == [sum(mask) for mask in masks]
-    assert patches.rank.tolist() == [chosen.index(i) if i in chosen else -1 for i in range(patches.total)]
+    assert keep.rows(merge, order).tolist() == sorted(chosen)
+    assert patches.patches == sum(map(len, wanted))
+    assert patches.rank.tolist() == [chosen.index(i) if i in chosen else -1 for i in range(patches.patches)]
     rows = patches.from_processor
     in_order = sorted(chosen)
     assert [in_order[i] for i in (range(len(chosen)) if rows is None else rows.tolist())] == chosen
@@ -68,8 +70,8 @@ def test_patches_of_kept_blocks(case: tuple, order: str) -> None:
 
 def test_patches_regrouped_into_rows() -> None:
     """What a tower that cuts m × m blocks out of an m × (m·K) raster takes."""
-    kept = torch.tensor([True, False, True, True])
-    patches = keep_patches(torch.tensor([[1, 2, 8]]), kept, 2, "raster", regrouped=True)
+    keep = keep_mask([(1, 4)], [[True, False, True, True]])
+    patches = keep_patches(keep, 2, "raster", regrouped=True)
     raster = patches.index.view(2, 6)  # m rows of m·K patches
     blocks = [raster[:, 2 * k : 2 * k + 2].flatten().tolist() for k in range(3)]
     assert blocks == [places(2, [(1, 4)], "raster")[n] for n in (0, 2, 3)]
@@ -79,9 +81,9 @@ def test_patches_regrouped_into_rows() -> None:
 def test_windows(case: tuple, random: object, of_patches: bool) -> None:
     merge, grids, masks = case
     flat = [flag for mask in masks for flag in mask]
-    patches = keep_patches(thw(merge, grids), torch.tensor(flat), merge, "block")
+    patches = keep_patches(keep_mask(grids, masks), merge, "block")
     unit = 1 if of_patches else merge**2
-    units = list(range(patches.total // unit))
+    units = list(range(patches.patches // unit))
     random.shuffle(units)  # type: ignore[attr-defined]
     cuts = sorted(random.sample(range(1, len(units)), min(2, len(units) - 1)))  # type: ignore[attr-defined]
     windows = [units[a:b] for a, b in zip([0, *cuts], [*cuts, len(units)], strict=True)]
@@ -90,7 +92,7 @@ def test_windows(case: tuple, random: object, of_patches: bool) -> None:
     wanted = [[order.index(u) for u in window if u in stays] for window in windows]
     wanted = [window for window in wanted if window]
     lengths = torch.tensor([len(window) * unit for window in windows])
-    index, new_bounds = keep_windows(torch.tensor(units), bounds(lengths), patches)
+    index, new_bounds = keep_windows(torch.tensor(units), cumulative_lengths(lengths), patches)
     assert index.tolist() == [u for window in wanted for u in window]
     assert new_bounds.diff().tolist() == [len(window) * unit for window in wanted]
     assert new_bounds.dtype == torch.int32
@@ -123,8 +125,9 @@ def test_places_before_pruning(rows: list[list[list[bool] | None]]) -> None:
         is_image[i, size - len(line) :] = torch.tensor(line)
         is_token[i, size - len(line) :] = True
     masks = [part for row in rows for part in row if part is not None]
-    kept = torch.tensor([flag for mask in masks for flag in mask], dtype=torch.bool)
-    found, found_lengths = unpruned_places(is_image, is_token, kept, [len(mask) for mask in masks])
+    mask = torch.tensor([flag for mask in masks for flag in mask], dtype=torch.bool)
+    keep = KeepMask(mask, tuple((1, 1, len(mask)) for mask in masks))
+    found, found_lengths = unpruned_places(is_image, is_token, keep)
     assert [found[i][is_token[i]].tolist() for i in range(len(rows))] == wanted
     assert found_lengths.tolist() == lengths
     assert not found[~is_token].any()

@@ -43,7 +43,7 @@ def bad(pages: Path, tmp_path: Path) -> Any:
 
 def test_stops_and_names_them(bad: Any, pair: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"7 of 11 rows of train_dataset cannot be trained on; mend them, or skip"
+        ValueError, match=r"7 of 11 rows of train_dataset cannot be trained on; fix them, or skip"
     ) as told:
         sft(pair, bad, tmp_path)
     lines = str(told.value).splitlines()[1:]
@@ -80,7 +80,7 @@ def test_rows_to_evaluate_on_are_looked_at_too(bad: Any, pair: Any, tmp_path: Pa
 
 
 def test_none_left(bad: Any, pair: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 of 2 rows of train_dataset cannot be trained on; mend them:\n"):
+    with pytest.raises(ValueError, match="2 of 2 rows of train_dataset cannot be trained on; fix them:\n"):
         sft(pair, bad.select([0, 2]), tmp_path, on_bad_row="skip")
 
 

@@ -122,7 +122,7 @@ def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) ->
     data.write_text("\n".join([*lines[:5], lines[5].replace("5.png", "none.png")]))
     options = ["sft", "--model", checkpoint, "--data", data, "--image_folder", pages, *SHORT, "--output_dir", tmp_path]
     stopped = run(*options, code=2)
-    assert "error: 1 of 6 rows of train_dataset cannot be trained on; mend them, or skip them with" in stopped
+    assert "error: 1 of 6 rows of train_dataset cannot be trained on; fix them, or skip them with" in stopped
     assert f"\n  row 6: {pages / 'none.png'}: no such file\n" in stopped
     run(*options, "--on_bad_row", "skip", "--max_steps", 1)
 

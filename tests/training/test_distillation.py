@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pixelprune.training import distillation, load_rows
 from pixelprune.training.collator import check_aligned
-from pixelprune.transformers import disable, enable
+from pixelprune.transformers import disable, enable, keeping_all
 from tests.support.training import answer_count, distilled, first_batch, gradients, losses, sft
 from tiny_model.checkpoint import make_model
 
@@ -87,10 +87,10 @@ def test_alpha_1_is_plain_fine_tuning(checkpoint: str, rows: Any, tmp_path: Path
 def test_nothing_pruned_is_alpha_times_ce(adapter: Any, checkpoint: str, rows: Any, tmp_path: Path) -> None:
     """At the first step teacher and student are one, and KL is 0, not nearly 0."""
     model, processor = loaded(checkpoint)
-    processor.image_processor.__class__._pixelprune_config = None
-    trainer = distilled((model, processor), rows, tmp_path, alpha=0.25, temperature=3.0, peft_config=adapter)
-    trainer.model.eval()  # adapters have dropout
-    batch = first_batch(trainer)
+    with keeping_all(processor):
+        trainer = distilled((model, processor), rows, tmp_path, alpha=0.25, temperature=3.0, peft_config=adapter)
+        trainer.model.eval()  # adapters have dropout
+        batch = first_batch(trainer)
     assert bool(batch["image_kept"].all())
     loss = trainer.compute_loss(trainer.model, dict(batch)).item()
     logits = loaded(checkpoint)[0].eval()(**{k: v for k, v in batch.items() if k not in ("labels", "teacher")}).logits

@@ -13,8 +13,9 @@ import torch
 
 import pixelprune
 import pixelprune.transformers
+from pixelprune.plan.keep import KeepMask
 from pixelprune.selection import baselines
-from pixelprune.transformers import encoding, modeling
+from pixelprune.transformers import encoding, inputs
 from tiny_model.accuracy import inputs_for, measure, wilson
 from tiny_model.evaluate import FOLDER, Score, chat_inputs, load
 from tiny_model.tasks import TASKS, held_out
@@ -61,14 +62,14 @@ def test_inputs_are_those_of_the_processor(task: Any) -> None:
 
 def test_language_model_positions_that_are_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept tokens counted one after the other: what a backend would do that forgot where they stood."""
-    right, unharmed = modeling.mrope_positions, score("find", pixelprune.select)
+    right, unharmed = inputs.mrope_positions, score("find", pixelprune.select)
 
     def counted(*arguments: Any) -> Any:
         positions, deltas = right(*arguments)
         mask = arguments[1]["attention_mask"]
         return (mask.cumsum(-1) - 1).clamp(min=0).expand(3, *mask.shape).to(positions.dtype), deltas * 0
 
-    monkeypatch.setattr(modeling, "mrope_positions", counted)
+    monkeypatch.setattr(inputs, "mrope_positions", counted)
     cell = measure(*trained(), held_out("find", COUNT), pixelprune.select)
     assert cell.right < 0.5 * unharmed.right
 
@@ -77,12 +78,11 @@ def test_encoder_positions_that_are_wrong_are_noticed(monkeypatch: pytest.Monkey
     """Kept blocks packed at the start of the image."""
     right, unharmed = encoding.keep_patches, {task: score(task, pixelprune.select) for task in TASKS}
 
-    def packed(grid: Any, kept: Any, merge: int, order: str, *more: Any, **named: Any) -> Any:
-        first = torch.zeros_like(kept)
-        blocks = (grid.prod(-1) // merge**2).tolist()
-        for part, into in zip(kept.split(blocks), first.split(blocks), strict=True):
-            into[: int(part.sum())] = True
-        return right(grid, first, merge, order, *more, **named)
+    def packed(keep: Any, *more: Any, **named: Any) -> Any:
+        first = torch.zeros_like(keep.mask)
+        for count, into in zip(keep.counts, first.split(keep.totals), strict=True):
+            into[:count] = True
+        return right(KeepMask(first, keep.shapes), *more, **named)
 
     monkeypatch.setattr(encoding, "keep_patches", packed)
     cells = {task: measure(*trained(), held_out(task, COUNT), pixelprune.select) for task in TASKS}

@@ -53,7 +53,7 @@ def test_pruned_inputs_for_a_stock_model(this: Case) -> None:
 
 def test_mask_of_another_length(this: Case) -> None:
     kept_mask = wrong(this)["image_kept"]
-    text = r"image_kept must be a bool tensor of shape \(40,\), one entry a block of image_grid_thw .*, got torch.bool"
+    text = r"image_kept must be a bool tensor of shape \(40,\), one entry per block of .*, got torch.bool"
     refused(this, text + r" \(39,\)", image_kept=kept_mask[:-1])
     refused(this, r"shape \(40,\).*got torch.int64", image_kept=kept_mask.long())
     refused(this, r"shape \(40,\).*got list", image_kept=kept_mask.tolist())
@@ -197,7 +197,7 @@ def test_geometry_that_was_changed_after_enabling() -> None:
 def test_moving_images(this: Case) -> None:
     grids = wrong(this)["image_grid_thw"].clone()
     grids[0] = torch.tensor([2, 4, 12])
-    refused(this, r"one frame an image, got \[2, 1, 1\]; hand moving images over as videos", image_grid_thw=grids)
+    refused(this, r"one frame per image, got \[2, 1, 1\]; pass moving images as videos", image_grid_thw=grids)
 
 
 def test_cache_that_ends_within_an_image(this: Case) -> None:

@@ -12,8 +12,8 @@ from transformers import AutoModelForImageTextToText
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.transformers_utils.config import get_config
 
+from pixelprune.plan.keep import IMAGE_KEPT
 from pixelprune.vllm import ARCHITECTURES
-from pixelprune.vllm.positions import KEPT
 from tests.support.small_models import SMALL, for_vllm
 
 TEXT = 7
@@ -44,7 +44,7 @@ def test_positions_are_those_of_the_full_prompt(family: str, seed: int, checkpoi
         grid = torch.tensor([1, 2 * rows, 2 * width])
         data = {"image_grid_thw": SimpleNamespace(data=grid)}
         if mask is not None:
-            data[KEPT] = SimpleNamespace(data=mask)
+            data[IMAGE_KEPT] = SimpleNamespace(data=mask)
         place = PlaceholderRange(offset=len(tokens) + 1, length=int(keep.sum()))
         features.append(
             MultiModalFeatureSpec(data=data, modality="image", identifier=str(number), mm_position=place)  # type: ignore[arg-type]

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from pixelprune.bench._flops import counted_flops
 from pixelprune.bench._timing import median_seconds, square
+from pixelprune.plan.keep import KeepMask
 from pixelprune.selection._blocks import Image
-from pixelprune.selection.config import PruneConfig
-from pixelprune.standins import IMAGE, VISION_END, VISION_START, image_processor, wide_model
-from pixelprune.transformers import families
+from pixelprune.standins import IMAGE, VISION_END, VISION_START, standin_processor, wide_model
+from pixelprune.transformers import enable, families
 from pixelprune.transformers.encoding import encode_images
 from pixelprune.transformers.positions import mrope_positions
-from pixelprune.transformers.processing import pruned_image_processor_class
 
 # Tokens of text in front of the image, and behind it.
 _TEXT = 32
@@ -43,8 +42,7 @@ def bench_prefill(
         quotient of the floating-point operations that were counted in both.
     """
     model, family = wide_model(depth, depth), families.family("qwen3_vl")
-    processor = image_processor()
-    processor.__class__ = pruned_image_processor_class(processor, PruneConfig())
+    processor = enable(processor=standin_processor()).image_processor
     result = {}
     for side in sides:
         picture = PIL.Image.fromarray(square(page, side))
@@ -54,8 +52,9 @@ def bench_prefill(
 
 
 def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> dict[str, Any]:
-    grid, kept = pruned["image_grid_thw"], pruned["image_kept"]
-    total = len(kept)
+    grid = pruned["image_grid_thw"]
+    keep = KeepMask.of_grids(pruned["image_kept"], grid, merge=2)
+    (total,), (kept,) = keep.totals, keep.counts
 
     def prompt(count: int) -> dict[str, Tensor]:
         words = range(_TEXT)
@@ -66,15 +65,15 @@ def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> di
         return model.base_model.get_image_features(full["pixel_values"], grid, return_dict=True)
 
     def encode_kept() -> Any:
-        return encode_images(model, family, pruned["pixel_values"], grid, kept, None)
+        return encode_images(model, family, pruned["pixel_values"], grid, keep, None)
 
     def read_all() -> None:
         model(**prompt(total), image_grid_thw=grid, mm_encoder_outputs={"image": features["full"]}, logits_to_keep=1)
 
     def read_kept() -> None:
-        inputs = prompt(int(kept.sum()))
+        inputs = prompt(kept)
         asked = {**inputs, "image_grid_thw": grid}
-        positions, _ = mrope_positions(model, asked, IMAGE, inputs["input_ids"] == IMAGE, kept, [total])
+        positions, _ = mrope_positions(model, asked, IMAGE, inputs["input_ids"] == IMAGE, keep)
         model(**inputs, position_ids=positions, mm_encoder_outputs={"image": features["pruned"]}, logits_to_keep=1)
 
     with torch.no_grad():
@@ -83,7 +82,7 @@ def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> di
         contenders = {(part, i): run for part, runs in parts.items() for i, run in enumerate(runs)}
         times = median_seconds(contenders, rounds)
         flops = {key: counted_flops(run) for key, run in contenders.items()}
-    result: dict[str, Any] = {"tokens": total, "kept": int(kept.sum()), "retain_ratio": float(kept.float().mean())}
+    result: dict[str, Any] = {"tokens": total, "kept": kept, "retain_ratio": kept / total}
     for part in parts:
         result[part] = {
             "full": times[part, 0],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import PIL.Image
@@ -11,9 +10,8 @@ from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.bench.select import SIDES
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
-from pixelprune.selection.config import PruneConfig
-from pixelprune.standins import image_processor
-from pixelprune.transformers.processing import pruned_image_processor_class
+from pixelprune.standins import standin_processor
+from pixelprune.transformers import enable
 
 
 def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, rounds: int = 9) -> dict[str, Any]:
@@ -29,9 +27,8 @@ def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, 
         By picture and side: median milliseconds ``stock_ms`` and ``pruned_ms``, ``stock_bytes`` and
         ``pruned_bytes`` of `pixel_values`, and ``retain_ratio``.
     """
-    stock = image_processor()
-    pruned = copy.deepcopy(stock)
-    pruned.__class__ = pruned_image_processor_class(pruned, PruneConfig())
+    stock = standin_processor().image_processor
+    pruned = enable(processor=standin_processor()).image_processor
     result: dict[str, Any] = {}
     with one_thread():
         for name, picture in pictures.items():

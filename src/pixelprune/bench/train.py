@@ -17,7 +17,7 @@ from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
 from pixelprune.standins import standin_processor, wide_model
-from pixelprune.transformers.switch import enable, kept
+from pixelprune.transformers import enable, kept
 
 SIDES = (512, 1024)
 HALVES = ("forward", "backward")

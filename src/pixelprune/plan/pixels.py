@@ -1,6 +1,6 @@
-"""What the adapters do with an image processor of transformers: learn its layout, select, normalise what is kept.
+"""What the adapters do with an image processor of transformers: learn its layout, select, normalize what is kept.
 
-No geometry is written down anywhere: a small image whose pixels tell where they come from goes
+No geometry is written down anywhere: a small image whose pixels show where they come from goes
 through the stock code, and the patches that come back are read.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from pixelprune.plan.keep import KeepMask
 from pixelprune.selection.config import PruneConfig
-from pixelprune.selection.select import Selection, select_patches
+from pixelprune.selection.select import select_patches
 
 _log = logging.getLogger("pixelprune")
 
-# Patches that are normalised at a time: what fits into a cache, whatever the image's size.
+# Patches that are normalized at a time: what fits into a cache, whatever the image's size.
 _CHUNK = 1024
 
 
@@ -45,15 +48,101 @@ class Layout:
     temporal: int | None
 
 
+@dataclass(frozen=True)
+class ImagePruner:
+    """From the stock patches of one image processor to those of kept blocks; adapters say only what they translate.
+
+    Attributes:
+        layout: what the image processor makes of an image.
+    """
+
+    layout: Layout
+
+    @classmethod
+    def of(cls, image_processor: Any, preprocess: Any, normalizes: bool = True) -> ImagePruner:
+        """The pruner for `image_processor`, whose stock method is `preprocess`.
+
+        Args:
+            image_processor: of transformers.
+            preprocess: its stock method.
+            normalizes: whether `prune` is to normalize as the stock method does.
+
+        Raises:
+            ValueError: its patches cannot be pruned.
+        """
+        layout = find_layout(image_processor, preprocess)
+        if normalizes:
+            check_normalization(image_processor, preprocess, layout)
+        return cls(layout)
+
+    def prune(
+        self,
+        patches: Tensor | Sequence[Tensor],
+        grids: Tensor,
+        config: PruneConfig,
+        image_processor: Any = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        log: logging.Logger = _log,
+    ) -> tuple[Tensor, KeepMask]:
+        """The patches of kept blocks, and the keep mask.
+
+        Args:
+            patches: (n, …), the stock patches of all images, not normalized; or those of each image.
+            grids: (images, 3), frames, rows and columns of patches; one frame each.
+            config: what may be dropped.
+            image_processor: normalizes what is kept, with its stock methods; None to leave it in bytes.
+            options: options of the call that override those of `image_processor`.
+            log: where to report a budget that cannot be met.
+
+        Returns:
+            (K·m², …) in the processor's order, uint8 or normalized; and the mask of all images.
+
+        Raises:
+            ValueError: the values of `patches` are not 8-bit.
+        """
+        stock = in_bytes(patches)
+        keep = self._select(stock.cpu(), grids, config, log)
+        rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.order).to(stock.device)
+        if image_processor is not None:
+            return normalized(image_processor, self.layout, stock, rows, options), keep
+        return stock if rows is None else stock[rows], keep
+
+    def _select(self, patches: Tensor, grids: Tensor, config: PruneConfig, log: logging.Logger) -> KeepMask:
+        flat, layout = patches.flatten(1).numpy(), self.layout
+        masks, shapes, start = [], [], 0
+        for image, (_, height, width) in enumerate(grids.tolist()):
+            part = flat[start : start + height * width]
+            start += height * width
+            selection = select_patches(
+                part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
+            )
+            if not selection.budget_met:
+                log.warning(
+                    "image %d of this call keeps %d blocks at max_threshold %g, above max_tokens %d",
+                    image,
+                    selection.kept,
+                    config.max_threshold,
+                    config.max_tokens,
+                )
+            masks.append(selection.keep.ravel())
+            shapes.append((1, *selection.grid))
+        return KeepMask(torch.from_numpy(np.concatenate(masks)), tuple(shapes))
+
+
 def stock_patches(preprocess: Any, images: Any, **options: Any) -> Any:
-    """The stock output for `images` without rescaling and normalising: uint8 wherever the values are 8-bit."""
+    """The stock output for `images` without rescaling and normalizing: uint8 wherever the values are 8-bit."""
     output = preprocess(images, **{**options, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"})
-    values = output["pixel_values"]
-    if values.is_floating_point():  # some processors put the bytes of an image into floats
-        whole = values.clamp(0, 255).to(torch.uint8)
-        if torch.equal(whole.to(values.dtype), values):
-            output["pixel_values"] = whole
+    output["pixel_values"] = in_bytes(output["pixel_values"])
     return output
+
+
+def in_bytes(values: Tensor | Sequence[Tensor]) -> Tensor:
+    """Patches (n, …) of all images, as uint8 where they are 8-bit: some processors put bytes into floats."""
+    joined = values if isinstance(values, Tensor) else torch.cat(list(values))
+    if not joined.is_floating_point():
+        return joined
+    whole = joined.clamp(0, 255).to(torch.uint8)
+    return whole if torch.equal(whole.to(joined.dtype), joined) else joined
 
 
 def find_layout(image_processor: Any, preprocess: Any) -> Layout:
@@ -92,8 +181,8 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
     return Layout(patch, merge, order, (outside, 3, inside, patch**2), temporal)
 
 
-def check_normalisation(image_processor: Any, preprocess: Any, layout: Layout) -> None:
-    """Raise a ValueError unless `normalised` gives the stock values, bit for bit, for each grey level."""
+def check_normalization(image_processor: Any, preprocess: Any, layout: Layout) -> None:
+    """Raise a ValueError unless `normalized` gives the stock values, bit for bit, for each grey level."""
     side = layout.patch * layout.merge
     levels = np.arange(3 * 256, dtype=np.int64).reshape(256, 3) * 7 % 256
     probe = np.resize(levels, (side * (2 + 256 // side**2), side, 3)).astype(np.uint8)
@@ -101,9 +190,9 @@ def check_normalisation(image_processor: Any, preprocess: Any, layout: Layout) -
     wanted = preprocess(images, do_resize=False, return_tensors="pt")["pixel_values"]
     patches = stock_patches(preprocess, images, do_resize=False)["pixel_values"]
     rows = torch.arange(len(patches))
-    if not torch.equal(wanted, normalised(image_processor, layout, patches, rows, {})):
+    if not torch.equal(wanted, normalized(image_processor, layout, patches, rows, {})):
         name = type(image_processor).__name__
-        raise ValueError(_unsupported(name, "its values after normalising depend on more than value and channel"))
+        raise ValueError(_unsupported(name, "its values after normalizing depend on more than value and channel"))
 
 
 def check_bytes(images: Any) -> None:
@@ -118,51 +207,8 @@ def check_bytes(images: Any) -> None:
         )
 
 
-def select_images(
-    patches: Tensor, grids: Tensor, config: PruneConfig, layout: Layout, log: logging.Logger = _log
-) -> list[Selection]:
-    """The selection of each image of a call.
-
-    Args:
-        patches: uint8 (n, …), the stock patches of all images.
-        grids: (images, 3), frames and rows and columns of patches; one frame each.
-        config: what may be dropped.
-        layout: of the image processor.
-        log: where to say that a budget could not be met.
-    """
-    flat, sizes = patches.flatten(1).numpy(), grids.tolist()
-    selections = []
-    start = 0
-    for image, (_, height, width) in enumerate(sizes):
-        part = flat[start : start + height * width]
-        start += height * width
-        selection = select_patches(
-            part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
-        )
-        if not selection.budget_met:
-            log.warning(
-                "image %d of this call keeps %d blocks at max_threshold %g, above max_tokens %d",
-                image,
-                selection.kept,
-                config.max_threshold,
-                config.max_tokens,
-            )
-        selections.append(selection)
-    return selections
-
-
-def kept_rows(selections: list[Selection], layout: Layout) -> Tensor:
-    """Long (K·m²,): the patches of kept blocks, in the processor's order."""
-    merge = layout.merge
-    if layout.order == "block":
-        masks = [selection.keep.ravel().repeat(merge**2) for selection in selections]
-    else:
-        masks = [selection.keep.repeat(merge, 0).repeat(merge, 1).ravel() for selection in selections]
-    return torch.from_numpy(np.flatnonzero(np.concatenate(masks)))
-
-
-def normalised(
-    image_processor: Any, layout: Layout, patches: Tensor, rows: Tensor | None, options: dict[str, Any]
+def normalized(
+    image_processor: Any, layout: Layout, patches: Tensor, rows: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:
     """What the stock processor makes of uint8 patches, with its own methods, a few patches at a time.
 

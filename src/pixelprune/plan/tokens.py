@@ -1,71 +1,70 @@
 """What a keep mask means for sequences of patches and tokens: the layer between selection and adapters.
 
-Everything here is integer arithmetic on indices, in torch, and knows no model. Shapes: n images of
-h × w patches each, S tokens in each of the rows of a batch; other letters as everywhere (N blocks,
-K kept, m patches along a side of a block).
+Everything here is integer arithmetic on indices, in torch, and knows no model. Shapes: S tokens in each of the
+rows of a batch; other letters as everywhere (N blocks, K kept, m patches along a side of a block).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pixelprune.plan.keep import KeepMask
 
-def block_patches(grid_thw: Tensor, merge: int, order: str) -> Tensor:
-    """Where the patches of each block stand in the processor's sequence of patches.
+
+def block_patches(shapes: Sequence[tuple[int, int, int]], merge: int, order: str) -> Tensor:
+    """Where the patches of each block stand in a processor's sequence of patches.
 
     Args:
-        grid_thw: (n, 3), frames and rows and columns of patches of each image; one frame each.
+        shapes: (T, R, C) of each item: slices, rows and columns of blocks.
         merge: m.
         order: "block" or "raster", as in `pixelprune.selection.select_patches`.
 
     Returns:
-        Long (N, m²): one row a block, blocks row-major within an image, images one after another.
+        Long (N, m²): one row per block, blocks in the order of a `KeepMask`.
 
     Example:
-        >>> block_patches(torch.tensor([[1, 2, 4]]), 2, "raster").tolist()
+        >>> block_patches([(1, 1, 2)], 2, "raster").tolist()
         [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
     sequences, start = [], 0
-    for frames, height, width in grid_thw.tolist():
-        count = frames * height * width
-        index = torch.arange(start, start + count, device=grid_thw.device)
+    for slices, rows, columns in shapes:
+        count = slices * rows * columns * merge**2
+        index = torch.arange(start, start + count)
         if order == "raster":
-            index = index.view(height // merge, merge, width // merge, merge).transpose(1, 2)
+            index = index.view(slices * rows, merge, columns, merge).transpose(1, 2)  # (T·R, C, m, m)
         sequences.append(index.reshape(-1, merge * merge))
         start += count
     return torch.cat(sequences)
 
 
-def blocks_per_image(grid_thw: Tensor, merge: int) -> list[int]:
-    """N of each image."""
-    counts: list[int] = (grid_thw.prod(-1) // merge**2).tolist()
-    return counts
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptPatches:
     """The patches of kept blocks.
 
     Attributes:
+        keep: the mask.
         index: long (K·m²,), their places in the full sequence, in the order in which an encoder
             takes them.
-        blocks: kept blocks of each image.
-        kept: bool (N,), the mask itself.
-        total: patches of all images, kept or not.
+        merge: m.
     """
 
+    keep: KeepMask
     index: Tensor
-    blocks: list[int]
-    kept: Tensor
-    total: int
+    merge: int
+
+    @property
+    def patches(self) -> int:
+        """Patches of all items, kept or not: N·m²."""
+        return len(self.keep.mask) * self.merge**2
 
     @property
     def rank(self) -> Tensor:
-        """Long (total,), the place of each patch among `index`; −1 where it is dropped."""
-        rank = torch.full((self.total,), -1, device=self.index.device)
+        """Long (N·m²,), the place of each patch among `index`; −1 where it is dropped."""
+        rank = torch.full((self.patches,), -1, device=self.index.device)
         rank[self.index] = torch.arange(len(self.index), device=self.index.device)
         return rank
 
@@ -75,74 +74,70 @@ class KeptPatches:
 
         None if both orders are the same, as they are for block-ordered processors.
         """
-        present = torch.zeros(self.total, dtype=torch.long, device=self.index.device)
+        present = torch.zeros(self.patches, dtype=torch.long, device=self.index.device)
         present[self.index] = 1
         rows = (present.cumsum(0) - 1)[self.index]
         return None if bool((rows[1:] > rows[:-1]).all()) else rows
 
 
-def keep_patches(grid_thw: Tensor, kept: Tensor, merge: int, order: str, regrouped: bool = False) -> KeptPatches:
+def keep_patches(keep: KeepMask, merge: int, order: str, regrouped: bool = False) -> KeptPatches:
     """The patches that a keep mask leaves.
 
     Args:
-        grid_thw: (n, 3).
-        kept: bool (N,), all images, row-major each.
+        keep: the mask.
         merge: m.
         order: of the processor's sequence, "block" or "raster".
         regrouped: whether the encoder cuts blocks out of an m × (m·K) raster itself and so wants
-            the rows of all blocks of an image, line by line; else block after block.
+            the rows of all blocks of an item, line by line; else block after block.
 
     Example:
-        >>> patches = keep_patches(torch.tensor([[1, 2, 4]]), torch.tensor([False, True]), 2, "raster")
-        >>> patches.index.tolist(), patches.blocks
-        ([2, 3, 6, 7], [1])
+        >>> keep_patches(KeepMask(torch.tensor([False, True]), ((1, 1, 2),)), 2, "raster").index.tolist()
+        [2, 3, 6, 7]
     """
-    blocks = [int(part.sum()) for part in torch.split(kept, blocks_per_image(grid_thw, merge))]
-    chosen = block_patches(grid_thw, merge, order)[kept]
+    chosen = block_patches(keep.shapes, merge, order).to(keep.mask.device)[keep.mask]  # (K, m²)
     if regrouped:
-        lines = [part.view(-1, merge, merge).transpose(0, 1).reshape(-1) for part in torch.split(chosen, blocks)]
-        index = torch.cat(lines)
-    else:
-        index = chosen.reshape(-1)
-    return KeptPatches(index, blocks, kept, int(grid_thw.prod(-1).sum()))
+        parts = torch.split(chosen, keep.counts)
+        lines = [part.view(-1, merge, merge).transpose(0, 1).reshape(-1) for part in parts]  # (m, K, m) each
+        return KeptPatches(keep, torch.cat(lines), merge)
+    return KeptPatches(keep, chosen.reshape(-1), merge)
 
 
-def bounds(lengths: Tensor) -> Tensor:
-    """Cumulative sequence lengths, int32 (n + 1,), from lengths (n,)."""
+def cumulative_lengths(lengths: Tensor) -> Tensor:
+    """Where sequences of `lengths` (n,) begin and the last one ends: int32 (n + 1,)."""
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
-def keep_windows(window_index: Tensor, window_bounds: Tensor, patches: KeptPatches) -> tuple[Tensor, Tensor]:
+def keep_windows(window_index: Tensor, window_starts: Tensor, patches: KeptPatches) -> tuple[Tensor, Tensor]:
     """Attention windows over the kept units: each keeps its members, empty ones vanish.
 
     Args:
         window_index: long (units,), the order in which units (blocks or patches) are put so that
             windows are contiguous.
-        window_bounds: int32 (windows + 1,), where windows begin, counted in patches.
+        window_starts: int32 (windows + 1,), cumulative lengths of windows, counted in patches.
         patches: what is kept.
 
     Returns:
-        The same two for kept units, which are numbered anew in sequence order.
+        The same two for kept units, numbered in sequence order.
     """
-    unit = patches.total // len(window_index)
-    rank = patches.rank if unit == 1 else torch.where(patches.kept, patches.kept.long().cumsum(0) - 1, -1)
-    renumbered = rank[window_index]
+    unit = patches.patches // len(window_index)
+    mask = patches.keep.mask
+    rank = patches.rank if unit == 1 else torch.where(mask, mask.long().cumsum(0) - 1, -1)
+    renumbered = rank[window_index]  # (units,), −1 where dropped
     stays = renumbered >= 0
     start = torch.arange(len(window_index), device=window_index.device) * unit
-    window = torch.bucketize(start, window_bounds[1:].to(start), right=True)
+    window = torch.bucketize(start, window_starts[1:].to(start), right=True)
     lengths = torch.bincount(window[stays]) * unit
-    return renumbered[stays], bounds(lengths[lengths > 0])
+    return renumbered[stays], cumulative_lengths(lengths[lengths > 0])
 
 
-def unpruned_places(is_image: Tensor, is_token: Tensor, kept: Tensor, totals: list[int]) -> tuple[Tensor, Tensor]:
+def unpruned_places(is_image: Tensor, is_token: Tensor, keep: KeepMask) -> tuple[Tensor, Tensor]:
     """Where each token would stand in its row if no block had been dropped, without padding.
 
     Args:
         is_image: bool (batch, S), the placeholders of kept blocks; in reading order they are those
-            of image 0, image 1, … of the batch.
+            of item 0, item 1, … of the batch.
         is_token: bool (batch, S), False at padding.
-        kept: bool (N,) of all images of the batch.
-        totals: N of each image.
+        keep: the mask of all items of the batch, on the CPU.
 
     Returns:
         Long (batch, S), places counted from 0 in each row (0 at padding), and long (batch,), the
@@ -150,22 +145,22 @@ def unpruned_places(is_image: Tensor, is_token: Tensor, kept: Tensor, totals: li
 
     Example: "a", three of four blocks of an image (the last one is dropped), "b".
         >>> image = torch.tensor([[False, True, True, True, False]])
-        >>> kept = torch.tensor([True, True, True, False])
-        >>> places, lengths = unpruned_places(image, torch.ones_like(image), kept, [4])
+        >>> keep = KeepMask(torch.tensor([True, True, True, False]), ((1, 1, 4),))
+        >>> places, lengths = unpruned_places(image, torch.ones_like(image), keep)
         >>> places.tolist(), lengths.tolist()
         ([[0, 1, 2, 3, 5]], [6])
     """
-    within = torch.cat([torch.arange(total) for total in totals]) if totals else torch.empty(0, dtype=torch.long)
-    per_image = [part.nonzero()[:, 0] for part in torch.split(kept, totals)]
-    rank = torch.cat([torch.arange(len(part)) for part in per_image]) if totals else within
-    shift = torch.zeros(is_image.shape, dtype=torch.long)
-    shift[is_image] = within[kept] - rank
-    # What an image lacks moves all that follows it in its row.
-    missing = torch.zeros(is_image.shape, dtype=torch.long)
-    ends = torch.tensor([len(part) for part in per_image], dtype=torch.long).cumsum(0) - 1
-    lacks = torch.tensor([total - len(part) for total, part in zip(totals, per_image, strict=True)], dtype=torch.long)
+    kept = torch.tensor(keep.counts, dtype=torch.long)  # (items,)
+    within = [part.nonzero()[:, 0] for part in keep.parts]  # (K,) each: places in the unpruned item
+    rank = [torch.arange(count) for count in keep.counts]
+    shift = torch.zeros(is_image.shape, dtype=torch.long)  # (batch, S)
+    if keep.shapes:
+        shift[is_image] = torch.cat(within) - torch.cat(rank)
+    # What an item lacks moves all that follows it in its row.
+    missing = torch.zeros(is_image.shape, dtype=torch.long)  # (batch, S)
     row, column = is_image.nonzero(as_tuple=True)
-    missing[row[ends], column[ends]] = lacks
-    behind = missing.cumsum(1) - missing
-    places = (is_token.long().cumsum(1) - 1 + behind + shift).where(is_token, torch.tensor(0))
+    last = kept.cumsum(0) - 1
+    missing[row[last], column[last]] = torch.tensor(keep.totals, dtype=torch.long) - kept
+    before = missing.cumsum(1) - missing
+    places = (is_token.long().cumsum(1) - 1 + before + shift).where(is_token, torch.tensor(0))
     return places, is_token.sum(1) + missing.sum(1)

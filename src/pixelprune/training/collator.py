@@ -13,6 +13,7 @@ from torch import Tensor
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from pixelprune.images.files import load_image, to_rgb
+from pixelprune.transformers import keeping_all
 
 IGNORED = -100
 
@@ -25,12 +26,12 @@ class Collator:
     """Make a batch of rows as TRL does, and refuse rows that would be trained on wrongly.
 
     Images may be paths, dicts of bytes as data sets hold them, or Pillow images. Visual tokens are
-    never labels. With a processor for a teacher, the batch holds a second one under ``teacher``:
-    the same rows with every block, and with labels that stand at the same answer tokens.
+    never labels. For a teacher, the batch holds a second one under ``teacher``: the same rows with
+    every block, and with labels at the same answer tokens.
 
     Args:
         stock: TRL's collator, with an enabled processor.
-        teacher: the same processor, as one that keeps every block; None for no teacher.
+        teacher: whether there is a teacher.
 
     Raises:
         RowError: (a ValueError, on calling) an image is missing or broken, images and placeholders
@@ -42,10 +43,10 @@ class Collator:
         collator([{"prompt": …, "completion": …, "images": ["page.png"]}])["image_kept"]
     """
 
-    def __init__(self, stock: DataCollatorForVisionLanguageModeling, teacher: Any = None) -> None:
+    def __init__(self, stock: DataCollatorForVisionLanguageModeling, teacher: bool = False) -> None:
         self.stock = stock
         # Never cut: its answers must be as long as those of the student.
-        self.of_teacher = None if teacher is None else dataclasses.replace(stock, processor=teacher, max_length=None)
+        self.of_teacher = dataclasses.replace(stock, max_length=None) if teacher else None
         self.image_token: int = stock.processor.image_token_id
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -53,7 +54,8 @@ class Collator:
         batch = self._batch(self.stock, opened)
         self._check(batch, examples)
         if self.of_teacher is not None:
-            batch["teacher"] = self._batch(self.of_teacher, opened)
+            with keeping_all(self.of_teacher.processor):
+                batch["teacher"] = self._batch(self.of_teacher, opened)
         return batch
 
     def _batch(self, stock: DataCollatorForVisionLanguageModeling, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Collator:
             named = name_of(rows[0]) if len(rows) == 1 else f"{name_of(rows[0])} to {name_of(rows[-1])}"
             raise RowError(
                 f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of the images; "
-                "write one placeholder an image, and set no max_length that cuts images"
+                "write one placeholder per image, and set no max_length that cuts images"
             )
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
         for row, count in zip(rows, answers.tolist(), strict=True):

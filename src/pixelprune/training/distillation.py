@@ -24,7 +24,6 @@ from pixelprune.training.collator import IGNORED, check_aligned
 from pixelprune.training.config import SelfDistillationConfig
 from pixelprune.training.trainer import SFTTrainer
 from pixelprune.transformers import enable
-from pixelprune.transformers.processing import pruned_image_processor_class
 from pixelprune.transformers.switch import inner_model
 
 # Answer tokens whose logits exist at one time: 256 × 152k × 4 bytes are 156 MB.
@@ -85,13 +84,8 @@ class SelfDistillationTrainer(SFTTrainer):
             _let_forward_read_answers(teacher)
             self.teacher = self._prepared(teacher.eval().requires_grad_(False))
 
-    def _processor_of_teacher(self, processor: Any) -> Any:
-        if not self._distils:
-            return None
-        whole = copy.deepcopy(processor)
-        # An enabled teacher wants image_kept too.
-        whole.image_processor.__class__ = pruned_image_processor_class(whole.image_processor, None)
-        return whole
+    def _has_teacher(self) -> bool:
+        return self._distils
 
     def _prepared(self, teacher: Any) -> Any:
         if self.is_deepspeed_enabled:

@@ -28,8 +28,8 @@ class Measured:
     lengths: list[int]
     problems: list[str]
 
-    def told(self) -> str:
-        """The problems, a line each, the first ones only where there are many."""
+    def report(self) -> str:
+        """The problems, one per line; only the first ones where there are many."""
         more = len(self.problems) - _SHOWN
         lines = [*self.problems[:_SHOWN], *([f"and {more} rows more"] if more > 0 else [])]
         return "\n".join(f"  {line}" for line in lines)

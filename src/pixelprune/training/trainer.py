@@ -15,7 +15,7 @@ from pixelprune.training.collator import Collator
 from pixelprune.training.config import SFTConfig
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
-from pixelprune.transformers.switch import inner_model
+from pixelprune.transformers import is_enabled
 
 _log = logging.getLogger("pixelprune")
 
@@ -65,7 +65,7 @@ class SFTTrainer(trl.SFTTrainer):
             processing_class=processing_class,
             **options,
         )
-        self.data_collator = Collator(self.data_collator, self._processor_of_teacher(processing_class))
+        self.data_collator = Collator(self.data_collator, self._has_teacher())
         self._lengths: list[int] | None = None
         if isinstance(train_dataset, Dataset):
             self.train_dataset, self._lengths = self._good_rows(train_dataset, "train_dataset")
@@ -73,8 +73,8 @@ class SFTTrainer(trl.SFTTrainer):
             self.eval_dataset, _ = self._good_rows(eval_dataset, "eval_dataset")
         self._meter = _Meter()
 
-    def _processor_of_teacher(self, processor: Any) -> Any:
-        return None
+    def _has_teacher(self) -> bool:
+        return False
 
     def _good_rows(self, rows: Dataset, name: str) -> tuple[Dataset, list[int]]:
         found: list[Measured | None] = [None]
@@ -86,10 +86,10 @@ class SFTTrainer(trl.SFTTrainer):
         if measured.problems:
             many = f"{len(measured.problems)} of {len(rows)} rows of {name} cannot be trained on"
             if self.args.on_bad_row == "stop" or not measured.good:
-                way_out = "mend them, or skip them with on_bad_row='skip'" if measured.good else "mend them"
-                raise ValueError(f"{many}; {way_out}:\n{measured.told()}")
+                way_out = "fix them, or skip them with on_bad_row='skip'" if measured.good else "fix them"
+                raise ValueError(f"{many}; {way_out}:\n{measured.report()}")
             if self.accelerator.is_main_process:
-                _log.warning("%s and are skipped:\n%s", many, measured.told())
+                _log.warning("%s and are skipped:\n%s", many, measured.report())
         return rows.select(measured.good), measured.lengths
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -128,12 +128,12 @@ class _Meter:
             self.counts[name] = self.counts.get(name, 0) + value
 
     def count(self, inputs: dict[str, Any]) -> None:
-        kept = inputs.get("image_kept")
-        blocks, left = (0, 0) if kept is None else (kept.numel(), int(kept.sum()))
-        self.add(batches=1, blocks=blocks, kept=left, tokens=int(inputs["attention_mask"].sum()))
+        keep = inputs.get("image_kept")
+        total, kept = (0, 0) if keep is None else (keep.numel(), int(keep.sum()))
+        self.add(batches=1, blocks=total, kept=kept, tokens=int(inputs["attention_mask"].sum()))
 
     def read(self, accelerator: Any, batches_of_step: int) -> dict[str, float]:
-        """What the log says, of all processes; starts anew."""
+        """What the log says, of all processes; counts start again from zero."""
         mine, self.counts = self.counts, {}
         steps, seconds = mine.pop("batches") / batches_of_step, mine.pop("seconds")
         values = torch.tensor(list(mine.values()), dtype=torch.float32, device=accelerator.device)
@@ -151,8 +151,8 @@ class _Meter:
 
 
 def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
-    for name, thing in (("model", inner_model(model)), ("processing_class", processor)):
-        if not hasattr(type(thing), "_pixelprune_base"):
+    for name, thing in (("model", model), ("processing_class", processor)):
+        if not is_enabled(thing):
             raise ValueError(
                 f"{name} is not enabled, so it would be trained on unpruned inputs; call "
                 "pixelprune.transformers.enable(model, processor) before"

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from transformers.exporters.utils import precompute_export_inputs
 
-from pixelprune.plan.tokens import KeptPatches, bounds, keep_patches, keep_windows
+from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.tokens import KeptPatches, cumulative_lengths, keep_patches, keep_windows
 from pixelprune.transformers.families import Family
 
-# What towers ask for: one row a patch; lengths; windows; places of patches in other orders.
+# What towers ask for: one row per patch; lengths; windows; places of patches in other orders.
 _PER_PATCH = {"position_ids", "interp_indices", "interp_weights", "frame_index"}
 _LENGTHS = {"cu_seqlens", "max_seqlen"}
 _WINDOWS = {"window_index", "cu_window_seqlens", "max_window_seqlen"}
@@ -20,7 +21,7 @@ _KNOWN = _PER_PATCH | _LENGTHS | _WINDOWS | _GATHERS
 
 
 def encode_images(
-    model: Any, family: Family, pixel_values: Tensor, grid_thw: Tensor, kept: Tensor, merge_sizes: Tensor | None
+    model: Any, family: Family, pixel_values: Tensor, grid_thw: Tensor, keep: KeepMask, merge_sizes: Tensor | None
 ) -> Any:
     """Features of the kept blocks, as the stock `forward` and `generate` take them.
 
@@ -29,17 +30,17 @@ def encode_images(
         family: its entry.
         pixel_values: kept patches in the processor's order, (K·m², …).
         grid_thw: (n, 3), true grids.
-        kept: bool (N,).
+        keep: the mask of the images.
         merge_sizes: (n,) where the model takes it as an input, else None.
 
     Returns:
-        The output of `get_image_features`, one feature a kept block: a new object at each call,
+        The output of `get_image_features`, one feature per kept block: a new object at each call,
         since beam search expands it in place.
     """
     base = model.base_model
     merge = family.merge_size(model, merge_sizes)
-    patches = keep_patches(grid_thw, kept, merge, family.order, family.regrouped)
-    lengths = torch.tensor(patches.blocks, device=grid_thw.device)
+    patches = keep_patches(keep, merge, family.order, family.regrouped)
+    lengths = torch.tensor(keep.counts, device=grid_thw.device)  # (images,)
     # Blocks in a row: to the tower, an image of one row of blocks.
     ones = torch.ones_like(lengths)
     grids = torch.stack([ones, ones * merge, lengths * merge], dim=1)
@@ -48,7 +49,7 @@ def encode_images(
         # frames without a size of their own.
         grids = torch.cat([grid_thw * grid_thw.new_tensor([0, 1, 1]), grids])
     per_image = {} if merge_sizes is None else {"image_merge_sizes": merge_sizes.new_full((len(grids),), merge)}
-    tower_inputs = _tower_inputs(base, family, grid_thw, merge_sizes, patches, merge)
+    tower_inputs = _tower_inputs(base, family, grid_thw, merge_sizes, patches)
     rows = patches.from_processor
     pixel_values = pixel_values if rows is None else pixel_values[rows.to(pixel_values.device)]
     output = base.get_image_features(pixel_values, grids, **per_image, **tower_inputs, return_dict=True)
@@ -56,7 +57,7 @@ def encode_images(
 
 
 def _tower_inputs(
-    base: Any, family: Family, grid_thw: Tensor, merge_sizes: Tensor | None, patches: KeptPatches, merge: int
+    base: Any, family: Family, grid_thw: Tensor, merge_sizes: Tensor | None, patches: KeptPatches
 ) -> dict[str, Any]:
     """What the tower would compute from the true grid, cut down to the kept patches."""
     full = _precomputed(getattr(base, family.tower), grid_thw, merge_sizes)
@@ -64,17 +65,17 @@ def _tower_inputs(
         turned = _precomputed(getattr(base, family.tower), grid_thw[:, [0, 2, 1]], merge_sizes)
         full |= {name: turned[name] for name in ("interp_indices", "interp_weights")}
     cut: dict[str, Any] = {name: full[name][patches.index] for name in _PER_PATCH & full.keys()}
-    lengths = torch.tensor(patches.blocks, device=grid_thw.device) * merge**2
-    cut["cu_seqlens"] = bounds(lengths)
+    lengths = torch.tensor(patches.keep.counts, device=grid_thw.device) * patches.merge**2  # (images,), in patches
+    cut["cu_seqlens"] = cumulative_lengths(lengths)
     if "max_seqlen" in full:
         cut["max_seqlen"] = int(lengths.max())
     if "window_index" in full:
-        cut["window_index"], window_bounds = keep_windows(full["window_index"], full["cu_window_seqlens"], patches)
-        cut["cu_window_seqlens"] = window_bounds
+        cut["window_index"], starts = keep_windows(full["window_index"], full["cu_window_seqlens"], patches)
+        cut["cu_window_seqlens"] = starts
         if "max_window_seqlen" in full:
-            cut["max_window_seqlen"] = int(window_bounds.diff().max())
+            cut["max_window_seqlen"] = int(starts.diff().max())
     for name in _GATHERS & full.keys():
-        by_block = full[name].view(len(patches.kept), -1)[patches.kept]
+        by_block = full[name].view(len(patches.keep.mask), -1)[patches.keep.mask]  # (K, m²)
         cut[name] = patches.rank[by_block].view(-1, *full[name].shape[1:])
     return cut
 

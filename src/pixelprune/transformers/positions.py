@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelprune.plan.keep import KeepMask
 from pixelprune.plan.tokens import unpruned_places
 
 
 def mrope_positions(
-    model: Any, inputs: dict[str, Any], image_token: int, is_image: Tensor, kept: Tensor, totals: list[int]
+    model: Any, inputs: dict[str, Any], image_token: int, is_image: Tensor, keep: KeepMask
 ) -> tuple[Tensor, Tensor]:
     """Positions of kept tokens from the model's own rope index, asked about the unpruned prompt.
 
@@ -22,8 +23,7 @@ def mrope_positions(
             `attention_mask` (batch, S).
         image_token: id of the placeholder.
         is_image: bool (batch, S), the placeholders of kept blocks.
-        kept: bool (N,) of all images.
-        totals: N of each image.
+        keep: the mask of all images.
 
     Returns:
         `position_ids` (3, batch, S), 0 at padding, and what is to be added to the count of tokens
@@ -32,9 +32,10 @@ def mrope_positions(
     """
     ids, mask = inputs["input_ids"].cpu(), inputs.get("attention_mask")
     is_token = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
-    places, lengths = unpruned_places(is_image.cpu(), is_token, kept.cpu(), totals)
+    keep = KeepMask(keep.mask.cpu(), keep.shapes)
+    places, lengths = unpruned_places(is_image.cpu(), is_token, keep)  # (batch, S), (batch,)
     columns = torch.arange(int(lengths.max()))
-    full_mask = (columns < lengths[:, None]).long()
+    full_mask = (columns < lengths[:, None]).long()  # (batch, unpruned S)
     full_ids = torch.full_like(full_mask, image_token)
     row = torch.arange(len(ids))[:, None].expand_as(ids)
     full_ids[row[is_token], places[is_token]] = ids[is_token]
@@ -44,8 +45,8 @@ def mrope_positions(
     full_types = full_mask.clone()  # dropped blocks are image tokens, of type 1
     full_types[row[is_token], places[is_token]] = types.cpu().long()[is_token]
     full["mm_token_type_ids"] = full_types
-    positions, _ = _rope_index(model, inputs, full)
-    at_tokens = positions[:, row, places].where(is_token, torch.tensor(0, dtype=positions.dtype))
+    positions, _ = _rope_index(model, inputs, full)  # (3, batch, unpruned S)
+    at_tokens = positions[:, row, places].where(is_token, torch.tensor(0, dtype=positions.dtype))  # (3, batch, S)
     last = positions.where(full_mask.bool(), torch.tensor(0, dtype=positions.dtype)).amax((0, 2))
     deltas = last.long() + 1 - is_token.sum(1)
     return at_tokens.to(inputs["input_ids"].device), deltas[:, None].to(inputs["input_ids"].device)
@@ -54,7 +55,7 @@ def mrope_positions(
 def _rope_index(model: Any, inputs: dict[str, Any], full: dict[str, Any]) -> tuple[Tensor, Tensor]:
     rope_index = (model if hasattr(model, "get_rope_index") else model.base_model).get_rope_index
     named = {**inputs, **full}
-    # The omni models call these otherwise in `forward` than in `get_rope_index`.
+    # The omni models name these differently in `forward` and in `get_rope_index`.
     named["second_per_grids"] = inputs.get("video_second_per_grid")
     named["audio_seqlens"] = inputs.get("audio_feature_lengths")
     if inputs.get("feature_attention_mask") is not None:

@@ -7,6 +7,8 @@ what is kept. The processor shortens the placeholders to match. All else is stoc
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,20 +16,45 @@ import numpy as np
 import PIL.Image
 import torch
 
-from pixelprune.plan.pixels import (
-    Layout,
-    check_bytes,
-    check_normalisation,
-    find_layout,
-    kept_rows,
-    normalised,
-    select_images,
-    stock_patches,
-)
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, stock_patches
 from pixelprune.selection.config import PruneConfig, resolve
 
 # Whether the stock code of an image processor runs to get the pixels that are to be selected from.
 _selecting = ContextVar("_selecting", default=False)
+
+# Image processors that keep everything for now.
+_keeping_all: ContextVar[tuple[Any, ...]] = ContextVar("_keeping_all", default=())
+
+
+@contextmanager
+def keeping_all(processor: Any) -> Iterator[None]:
+    """Within it, an enabled processor keeps every block, unless a call asks for pruning.
+
+    What it returns still holds `image_kept`, so it can go through an enabled model. Other threads, and other
+    processors, are not affected.
+
+    Args:
+        processor: enabled with `pixelprune.transformers.enable`.
+
+    Raises:
+        ValueError: it is not enabled.
+
+    Example (`processor` enabled):
+
+        with pixelprune.transformers.keeping_all(processor):
+            reference = processor(text=text, images=images)
+    """
+    image_processor = getattr(processor, "image_processor", processor)
+    if not isinstance(image_processor, PrunedImageProcessor):
+        raise ValueError(
+            f"processor must be enabled with pixelprune.transformers.enable, got a stock {type(processor).__name__}"
+        )
+    before = _keeping_all.set((*_keeping_all.get(), image_processor))
+    try:
+        yield
+    finally:
+        _keeping_all.reset(before)
 
 
 class _Swapped:
@@ -46,27 +73,25 @@ class PrunedProcessor(_Swapped):
 
     def replace_image_token(self: Any, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         text: str = super().replace_image_token(image_inputs, image_idx, **kwargs)  # type: ignore[misc]
-        kept = image_inputs.get("image_kept")
-        if kept is None:
+        mask = image_inputs.get(IMAGE_KEPT)
+        if mask is None:
             return text
-        merge = self.image_processor._pixelprune_layout.merge
-        grids = np.asarray(image_inputs["image_grid_thw"])
-        ends = (grids.prod(-1) // merge**2).cumsum()
-        start, end = int(ends[image_idx - 1]) if image_idx else 0, int(ends[image_idx])
-        every, left = self.image_token * (end - start), self.image_token * int(kept[start:end].sum())
-        if text.count(self.image_token) != end - start or every not in text:
+        merge = self.image_processor._pixelprune_pruner.layout.merge
+        keep = KeepMask.of_grids(torch.as_tensor(mask), np.asarray(image_inputs["image_grid_thw"]).tolist(), merge)
+        unpruned = self.image_token * keep.totals[image_idx]
+        if text.count(self.image_token) != keep.totals[image_idx] or unpruned not in text:
             raise RuntimeError(
-                f"{type(self).__name__} does not write one {self.image_token} a block, so its prompts cannot be "
+                f"{type(self).__name__} does not write one {self.image_token} per block, so its prompts cannot be "
                 "shortened; pass pixelprune=False, and please report this"
             )
-        return text.replace(every, left)
+        return text.replace(unpruned, self.image_token * keep.counts[image_idx])
 
 
 class PrunedImageProcessor(_Swapped):
     """What the subclass of an image processor adds."""
 
-    _pixelprune_config: PruneConfig | None  # None keeps all unless a call asks otherwise
-    _pixelprune_layout: Layout
+    _pixelprune_config: PruneConfig
+    _pixelprune_pruner: ImagePruner
 
     def process_image(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, PIL.Image.Image) and image.mode == "RGB" and "transparency" not in image.info:
@@ -88,22 +113,22 @@ class PrunedImageProcessor(_Swapped):
         """The stock `preprocess`, pruned: `pixel_values` of kept blocks, and `image_kept`.
 
         Args:
-            images: as ever.
+            images: as for the stock method.
             pixelprune: options that override those of `enable` for this call, as a dict or a
                 PruneConfig; False to keep every block.
-            args, kwargs: as ever.
+            args, kwargs: as for the stock method.
 
         Raises:
             ValueError: an option is out of its range, or the pixels are not 8-bit.
         """
-        config = resolve(pixelprune, self._pixelprune_config)
-        stock = super().preprocess  # type: ignore[misc]
-        layout: Layout = self._pixelprune_layout
-        _check_geometry(self, layout, kwargs)
+        everything = any(one is self for one in _keeping_all.get())
+        config = resolve(pixelprune, None if everything else self._pixelprune_config)
+        stock, pruner = super().preprocess, self._pixelprune_pruner  # type: ignore[misc]
+        _check_geometry(self, pruner.layout, kwargs)
         if config is None:
             output = stock(images, *args, **kwargs)
-            blocks = int(np.asarray(output["image_grid_thw"]).prod(-1).sum()) // layout.merge**2
-            output["image_kept"] = torch.ones(blocks, dtype=torch.bool)
+            blocks = int(np.asarray(output["image_grid_thw"]).prod(-1).sum()) // pruner.layout.merge**2
+            output[IMAGE_KEPT] = torch.ones(blocks, dtype=torch.bool)
             return output.convert_to_tensors(kwargs.get("return_tensors"))
         check_bytes(images)
         device, tensors = kwargs.pop("device", None), kwargs.pop("return_tensors", None)
@@ -112,13 +137,9 @@ class PrunedImageProcessor(_Swapped):
             output = stock_patches(functools.partial(stock, *args), images, **kwargs)
         finally:
             _selecting.reset(selecting)
-        patches, grids = output["pixel_values"], output["image_grid_thw"]
-        selections = select_images(patches, grids, config, layout)
-        kept = torch.from_numpy(np.concatenate([selection.keep.ravel() for selection in selections]))
-        rows = None if bool(kept.all()) else kept_rows(selections, layout)
-        values = normalised(self, layout, patches, rows, kwargs)
+        values, keep = pruner.prune(output["pixel_values"], output["image_grid_thw"], config, self, kwargs)
         output["pixel_values"] = values if device is None else values.to(device)
-        output["image_kept"] = kept
+        output[IMAGE_KEPT] = keep.mask
         return output.convert_to_tensors(tensors)
 
 
@@ -136,26 +157,24 @@ def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
             pixelprune: Any
 
         hidden["valid_kwargs"] = Options
-        hidden["model_input_names"] = [*base.model_input_names, "image_kept"]
+        hidden["model_input_names"] = [*base.model_input_names, IMAGE_KEPT]
     return type(base.__name__, (own, base), {**same, **hidden, **added})
 
 
-def pruned_image_processor_class(image_processor: Any, config: PruneConfig | None) -> type:
-    """The subclass that makes one image processor prune, or keep all and say so where `config` is None.
+def pruned_image_processor_class(image_processor: Any, config: PruneConfig) -> Any:
+    """The subclass that makes one image processor prune.
 
     Raises:
         ValueError: it cannot.
     """
     base = getattr(image_processor, "_pixelprune_base", type(image_processor))
-    stock = functools.partial(base.preprocess, image_processor)
-    layout = find_layout(image_processor, stock)
-    check_normalisation(image_processor, stock, layout)
-    added = {"_pixelprune_config": config, "_pixelprune_layout": layout}
+    pruner = ImagePruner.of(image_processor, functools.partial(base.preprocess, image_processor))
+    added = {"_pixelprune_config": config, "_pixelprune_pruner": pruner}
     return swapped_class(PrunedImageProcessor, base, added)
 
 
 def _check_geometry(image_processor: Any, layout: Layout, options: dict[str, Any]) -> None:
-    """Raise a ValueError if patches are to be cut otherwise than when the layout was learnt."""
+    """Raise a ValueError if patches are to be cut in another way than when the layout was learned."""
     expected = {"patch_size": layout.patch, "merge_size": layout.merge, "temporal_patch_size": layout.temporal}
     for name, known in expected.items():
         now = options.get(name)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
-import numpy as np
-import torch
 import transformers
 from packaging.version import Version
 from transformers import PreTrainedModel, ProcessorMixin
@@ -28,8 +24,27 @@ from pixelprune.transformers.processing import (
 
 _log = logging.getLogger("pixelprune")
 
+_Model = TypeVar("_Model")
+_Processor = TypeVar("_Processor")
+
 # The first version whose models take the outputs of their encoder in `forward` and `generate`.
 OLDEST = "5.18.0"
+
+
+@overload
+def enable(model: _Model, processor: None = None, config: PruneConfig | None = None, **options: Any) -> _Model: ...
+
+
+@overload
+def enable(
+    model: None = None, *, processor: _Processor, config: PruneConfig | None = None, **options: Any
+) -> _Processor: ...
+
+
+@overload
+def enable(
+    model: _Model, processor: _Processor, config: PruneConfig | None = None, **options: Any
+) -> tuple[_Model, _Processor]: ...
 
 
 def enable(model: Any = None, processor: Any = None, config: PruneConfig | None = None, **options: Any) -> Any:
@@ -66,7 +81,7 @@ def enable(model: Any = None, processor: Any = None, config: PruneConfig | None 
     # All checks come before the first change.
     classes = None if processor is None else _processor_classes(processor, config)
     if inner is not None and classes is not None:
-        _check_pair(inner, classes[1]._pixelprune_layout)
+        _check_pair(inner, classes[1]._pixelprune_pruner.layout)
     if inner is not None:
         for part in _parts(inner):
             _swap_model(part, pruned_class(_stock_class(part)))
@@ -74,6 +89,18 @@ def enable(model: Any = None, processor: Any = None, config: PruneConfig | None 
         processor.__class__, processor.image_processor.__class__ = classes
         _log.info("%s prunes images: %s", classes[0].__name__, config)
     return _given(model, processor)
+
+
+@overload
+def disable(model: _Model, processor: None = None) -> _Model: ...
+
+
+@overload
+def disable(model: None = None, *, processor: _Processor) -> _Processor: ...
+
+
+@overload
+def disable(model: _Model, processor: _Processor) -> tuple[_Model, _Processor]: ...
 
 
 def disable(model: Any = None, processor: Any = None) -> Any:
@@ -99,51 +126,20 @@ def disable(model: Any = None, processor: Any = None) -> Any:
     return _given(model, processor)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What was kept of one image.
-
-    Attributes:
-        total: N, visual tokens without pruning.
-        kept: K, visual tokens that are left.
-    """
-
-    total: int
-    kept: int
-
-    @property
-    def retain_ratio(self) -> float:
-        """K / N."""
-        return self.kept / self.total
-
-
-def kept(inputs: Any) -> list[Kept]:
-    """What was kept of each image of `inputs`, in prompt order: for a log line or a metric.
+def is_enabled(model_or_processor: Any) -> bool:
+    """Whether `enable` made this model (under adapters of PEFT too) or processor prune.
 
     Args:
-        inputs: what an enabled processor returned; it holds `image_grid_thw` and `image_kept`
-            unless there were no images.
-
-    Raises:
-        ValueError: there are images, but `image_kept` is missing or of another length.
+        model_or_processor: an object; any other than those two is not enabled.
 
     Example:
-        >>> import torch
-        >>> mask = torch.tensor([True, True, False, False])
-        >>> kept({"image_grid_thw": torch.tensor([[1, 4, 4]]), "image_kept": mask})
-        [Kept(total=4, kept=2)]
+        >>> is_enabled("a string")
+        False
     """
-    if inputs.get("image_grid_thw") is None:
-        return []
-    if inputs.get("image_kept") is None:
-        raise ValueError("inputs hold image_grid_thw but no image_kept: they are not from a processor that prunes")
-    mask = torch.as_tensor(inputs["image_kept"]).cpu().numpy()
-    patches = torch.as_tensor(inputs["image_grid_thw"]).cpu().numpy().prod(-1)
-    merge = math.isqrt(int(patches.sum()) // max(1, len(mask)))
-    if merge < 1 or int(patches.sum()) != len(mask) * merge**2 or (patches % merge**2).any():
-        raise ValueError(f"image_kept has {len(mask)} entries, which does not fit image_grid_thw")
-    ends = (patches // merge**2).cumsum()
-    return [Kept(len(part), int(part.sum())) for part in np.split(mask, ends[:-1])]
+    thing = model_or_processor
+    if isinstance(thing, PreTrainedModel) or hasattr(thing, "get_base_model"):
+        thing = inner_model(thing)
+    return hasattr(type(thing), "_pixelprune_base")
 
 
 def _check_version(version: str) -> None:

@@ -46,6 +46,18 @@ def is_asked(model_config: Any) -> bool:
         return True
 
 
+def publish(model_config: Any) -> bool:
+    """Put the options of the engine where vLLM looks when it names compiled code, `hf_config`; whether there are any.
+
+    Raises:
+        ValueError: as `engine_options`.
+    """
+    options = engine_options(model_config)
+    if options is not None:
+        setattr(model_config.hf_config, KEY, options)
+    return options is not None
+
+
 def engine_config(model_config: Any) -> PruneConfig | None:
     """The options of requests that say nothing; None: every block is kept.
 

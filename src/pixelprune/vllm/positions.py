@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask, merge_size
 from pixelprune.plan.tokens import unpruned_places
-from pixelprune.vllm.options import KEY, engine_options
-
-# The field of an image that holds its keep mask: bool (N,), on the CPU. Images that are not pruned have none.
-KEPT = "image_kept"
+from pixelprune.vllm.options import publish
 
 # vLLM's own factor for models whose positions run ahead of the tokens.
 _FACTOR = 4
@@ -26,12 +24,10 @@ class MRopeMixin:
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         model_config = vllm_config.model_config
-        options = engine_options(model_config)
-        if options is not None:
-            # vLLM's key for compiled code, which holds the length of the table, has to know; it looks at this config.
-            setattr(model_config.hf_config, KEY, options)
+        # Compiled code holds the length of the table, so vLLM's key for it has to know.
+        asked = publish(model_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        if options is not None:
+        if asked:
             for module in self.modules():
                 if isinstance(module, MRotaryEmbedding):
                     grow_table(module, _FACTOR * model_config.max_model_len)
@@ -39,19 +35,17 @@ class MRopeMixin:
     def get_mrope_input_positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         """Positions (3, S) of the tokens that are there, and what decoding adds to their count."""
         stock = super().get_mrope_input_positions  # type: ignore[misc]
-        pruned = sorted((f for f in mm_features if f.data is not None and KEPT in f.data), key=_offset)
+        pruned = sorted((f for f in mm_features if _mask(f) is not None), key=_offset)
         if not pruned:
             return stock(input_tokens, mm_features)  # type: ignore[no-any-return]
-        masks = [feature.data[KEPT].data for feature in pruned]
-        tokens = torch.tensor(input_tokens)
+        keep = _keep_mask(pruned)
+        tokens = torch.tensor(input_tokens)  # (S,)
         is_image = torch.zeros(1, len(tokens), dtype=torch.bool)
         for feature in pruned:
             is_image[0, _offset(feature) : _offset(feature) + feature.mm_position.length] = True
-        places, lengths = unpruned_places(
-            is_image, torch.ones_like(is_image), torch.cat(masks), [len(mask) for mask in masks]
-        )
+        places, lengths = unpruned_places(is_image, torch.ones_like(is_image), keep)  # (1, S), (1,)
         # Only placeholders are missing, and one is like another.
-        full = torch.full((int(lengths[0]),), input_tokens[_offset(pruned[0])])
+        full = torch.full((int(lengths[0]),), input_tokens[_offset(pruned[0])])  # (unpruned S,)
         full[places[0]] = tokens
         features = [_unpruned(feature, places[0]) for feature in mm_features]
         positions, delta = stock(full.tolist(), features)
@@ -62,12 +56,23 @@ def _offset(feature: Any) -> int:
     return int(feature.mm_position.offset)
 
 
+def _mask(feature: Any) -> Tensor | None:
+    """The keep mask of an image, bool (N,); None if it is not pruned."""
+    return None if feature.data is None or IMAGE_KEPT not in feature.data else feature.data[IMAGE_KEPT].data
+
+
+def _keep_mask(pruned: list[Any]) -> KeepMask:
+    mask = torch.cat([feature.data[IMAGE_KEPT].data for feature in pruned])
+    grids = torch.stack([feature.data["image_grid_thw"].data.flatten() for feature in pruned])  # (images, 3)
+    return KeepMask.of_grids(mask, grids, merge_size(grids, len(mask)))
+
+
 def _unpruned(feature: Any, places: Tensor) -> Any:
     """`feature` where it would stand in the unpruned prompt."""
     start, position = int(places[_offset(feature)]), feature.mm_position
-    if feature.data is None or KEPT not in feature.data:
+    mask = _mask(feature)
+    if mask is None:
         return replace(feature, mm_position=replace(position, offset=start))
-    mask = feature.data[KEPT].data
     start -= int(mask.nonzero()[0])
     return replace(feature, mm_position=replace(position, offset=start, length=len(mask)))
 
@@ -106,12 +111,12 @@ def table_rows(model_config: Any, stock_factor: int, grown: bool) -> int:
 def furthest_ahead(images: Iterable[tuple[int, int]]) -> int:
     """How far positions can run ahead of the count of tokens.
 
-    An image moves positions on by the longer side of its grid, however few of its blocks are kept.
+    An image advances positions by the longer side of its grid, however few of its blocks are kept.
 
     Args:
         images: (longer side in blocks, kept blocks) of each image of a prompt, in order.
 
-    Example: a flat page of 40 x 30 blocks, then one of which all is kept.
+    Example: a flat page of 40 x 30 blocks, then one that is kept whole.
         >>> furthest_ahead([(40, 1), (40, 1200)])
         39
     """

@@ -18,18 +18,11 @@ from torch import Tensor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptUpdateDetails
 
-from pixelprune.plan.pixels import (
-    Layout,
-    check_bytes,
-    check_normalisation,
-    find_layout,
-    kept_rows,
-    normalised,
-    select_images,
-)
+from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.pixels import ImagePruner, check_bytes
 from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
-from pixelprune.vllm.positions import KEPT, furthest_ahead, table_rows
+from pixelprune.vllm.positions import furthest_ahead, table_rows
 
 _log = logging.getLogger("vllm.pixelprune")
 
@@ -67,7 +60,7 @@ class PruningProcessor:
         super().__init__(info, *args, **kwargs)  # type: ignore[call-arg]
         if self._pixelprune is not None:
             self._check_engine()
-            _ = self._layout  # what cannot be pruned is refused now
+            _ = self._pruner  # what cannot be pruned is refused now
 
     # What is asked for
 
@@ -102,12 +95,9 @@ class PruningProcessor:
     # Pixels
 
     @functools.cached_property
-    def _layout(self: Any) -> Layout:
+    def _pruner(self: Any) -> ImagePruner:
         image_processor = self.info.get_hf_processor().image_processor
-        layout = find_layout(image_processor, image_processor.preprocess)
-        if not self.gives_bytes:
-            check_normalisation(image_processor, image_processor.preprocess, layout)
-        return layout
+        return ImagePruner.of(image_processor, image_processor.preprocess, normalizes=not self.gives_bytes)
 
     def _apply_hf_processor_main(self: Any, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         config, rest = self._split(hf_kwargs)
@@ -121,38 +111,36 @@ class PruningProcessor:
             self._prune(output, config, None if raw else rest)
         return output
 
-    def _prune(self: Any, output: Any, config: PruneConfig, normalise: dict[str, Any] | None) -> None:
-        """Leave kept patches in `output`, and the keep mask of each image unless nothing is dropped of any.
+    def _prune(self: Any, output: Any, config: PruneConfig, normalize: dict[str, Any] | None) -> None:
+        """Leave kept patches in `output`, and the keep mask of each image unless nothing is dropped from any.
 
         Args:
-            output: of the stock processor, patches not normalised.
+            output: of the stock processor, patches not normalized.
             config: what may be dropped.
-            normalise: options for normalising what is kept; None if that is done later.
+            normalize: options for normalizing what is kept; None if that is done later.
         """
-        layout, given = self._layout, output["pixel_values"]
-        patches = _whole(given)
-        selections = select_images(patches.cpu(), output["image_grid_thw"], config, layout, _log)
-        rows = kept_rows(selections, layout).to(patches.device)
-        everything = len(rows) == len(patches)
-        if normalise is not None:
-            image_processor = self.info.get_hf_processor(**normalise).image_processor
-            values = normalised(image_processor, layout, patches, rows, normalise.get("images_kwargs", {}))
+        given, grids = output["pixel_values"], output["image_grid_thw"]
+        if normalize is None:
+            values, keep = self._pruner.prune(given, grids, config, log=_log)
+        else:
+            image_processor = self.info.get_hf_processor(**normalize).image_processor
+            options = normalize.get("images_kwargs", {})
+            values, keep = self._pruner.prune(given, grids, config, image_processor, options, _log)
             values = values.to(self.info.ctx.model_config.dtype)
-            apart = everything and not isinstance(given, Tensor)
-            output["pixel_values"] = list(torch.split(values, [len(part) for part in given])) if apart else values
-        elif not everything:
-            output["pixel_values"] = patches[rows]
-        if not everything:
-            # Without a mask, a photograph goes the stock way, and costs what it costs there.
-            output[KEPT] = [torch.from_numpy(selection.keep.ravel()) for selection in selections]
+        # Without a mask, a photograph goes the stock way, and costs what it costs there.
+        if not keep.everything:
+            output["pixel_values"], output[IMAGE_KEPT] = values, list(keep.parts)
+        elif normalize is not None:
+            separate = not isinstance(given, Tensor)
+            output["pixel_values"] = list(torch.split(values, [len(part) for part in given])) if separate else values
 
     def _get_mm_fields_config(self: Any, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
         _, rest = self._split(hf_processor_mm_kwargs)
         fields = dict(super()._get_mm_fields_config(hf_inputs, rest))  # type: ignore[misc]
-        if (masks := hf_inputs.get(KEPT)) is not None:
-            sizes = torch.tensor([int(mask.sum()) for mask in masks]) * self._layout.merge**2
+        if (masks := hf_inputs.get(IMAGE_KEPT)) is not None:
+            sizes = torch.tensor([int(mask.sum()) for mask in masks]) * self._pruner.layout.merge**2
             fields["pixel_values"] = MultiModalFieldConfig.flat_from_sizes("image", sizes)
-            fields[KEPT] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+            fields[IMAGE_KEPT] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return fields
 
     # Placeholders and positions
@@ -163,22 +151,22 @@ class PruningProcessor:
         _, rest = self._split(hf_processor_mm_kwargs)
         updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
         items = out_mm_kwargs.get("image", [])
-        if not any(item is not None and KEPT in item for item in items):
+        if not any(item is not None and IMAGE_KEPT in item for item in items):
             return updates  # type: ignore[no-any-return]
         return [self._shortened(update, items) if update.modality == "image" else update for update in updates]
 
     def _shortened(self: Any, update: Any, items: Sequence[Any]) -> Any:
-        every, merge = update.replacement, self._layout.merge
+        unpruned, merge = update.replacement, self._pruner.layout.merge
 
-        def left(item_idx: int) -> _Shortened:
-            tokens = every(item_idx) if callable(every) else every
-            mask, grid = items[item_idx][KEPT].data, items[item_idx]["image_grid_thw"].data
+        def shortened(item_idx: int) -> _Shortened:
+            tokens = unpruned(item_idx) if callable(unpruned) else unpruned
+            mask, grid = items[item_idx][IMAGE_KEPT].data, items[item_idx]["image_grid_thw"].data
             assert len(tokens) == len(mask)
             assert len(set(tokens)) == 1
             side = int(grid.flatten()[-2:].max()) // merge
             return _Shortened(full=tokens[: int(mask.sum())], side=side)
 
-        return replace(update, replacement=left)
+        return replace(update, replacement=shortened)
 
     def _maybe_apply_prompt_updates(self: Any, mm_items: Any, mm_res: Any) -> Any:
         if self.rope_factor is not None:
@@ -216,12 +204,3 @@ def _without_key(model_config: Any) -> Any:
         name: value for name, value in multimodal.mm_processor_kwargs.items() if name != KEY
     }
     return changed
-
-
-def _whole(values: Tensor | Sequence[Tensor]) -> Tensor:
-    """uint8 patches of all images.
-
-    Some processors keep images apart, and some put bytes into floats, in which all of them are exact.
-    """
-    joined = values if isinstance(values, Tensor) else torch.cat(list(values))
-    return joined if joined.dtype == torch.uint8 else joined.to(torch.uint8)

@@ -14,20 +14,18 @@ from vllm.model_executor.models.vision import run_dp_sharded_mrope_vision_model
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers, EncoderItemSpec
 
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import KeptPatches, keep_patches
 from pixelprune.vllm.options import announcement
-from pixelprune.vllm.positions import KEPT
 
 _log = init_logger("vllm.pixelprune")
-
-Grid = Sequence[int]
 
 
 class TowerMixin:
     """In front of a stock model class whose vision encoder takes `encoder_metadata`.
 
     Attributes:
-        row_keys: what of the metadata has one row a patch.
+        row_keys: what of the metadata has one row per patch.
     """
 
     row_keys: tuple[str, ...] = ("pos_embeds", "rotary_pos_emb_cos", "rotary_pos_emb_sin")
@@ -42,51 +40,53 @@ class TowerMixin:
         return self.visual
 
     def _parse_and_validate_image_input(self: Any, **kwargs: Any) -> Any:
-        masks = kwargs.pop(KEPT, None)
+        masks = kwargs.pop(IMAGE_KEPT, None)
         parsed = super()._parse_and_validate_image_input(**kwargs)  # type: ignore[misc]
         if parsed is not None and masks is not None:
-            setattr(parsed, KEPT, list(masks))
+            setattr(parsed, IMAGE_KEPT, list(masks))
         return parsed
 
     def _process_image_input(self: Any, image_input: Any) -> tuple[Tensor, ...]:
-        masks = image_input.get(KEPT)
+        masks = image_input.get(IMAGE_KEPT)
         if masks is None:
             return super()._process_image_input(image_input)  # type: ignore[misc, no-any-return]
-        pixels, grids = image_input["pixel_values"], image_input["image_grid_thw"].tolist()
+        pixels, keep = image_input["pixel_values"], self._keep_mask(masks, image_input["image_grid_thw"])
         if self.use_data_parallel:
             merge = self._tower().spatial_merge_size
-            sharded = [_KeptGrid(grid, mask, merge) for grid, mask in zip(grids, masks, strict=True)]
+            sharded = [_KeptGrid(one, merge) for one in keep.each()]
             return run_dp_sharded_mrope_vision_model(  # type: ignore[no-any-return]
                 _Tower(self), pixels, sharded, rope_type="rope_3d"
             )
-        return self._encode(pixels, grids, masks).split([int(mask.sum()) for mask in masks])  # type: ignore[no-any-return]
+        return self._encode(pixels, keep).split(keep.counts)  # type: ignore[no-any-return]
 
-    def _encode(self: Any, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+    def _keep_mask(self: Any, masks: Sequence[Tensor], grids: Any) -> KeepMask:
+        """From what travels with images: masks (N,) of each, and their grids (images, 3)."""
+        return KeepMask.of_grids(torch.cat(list(masks)), grids, self._tower().spatial_merge_size)
+
+    def _encode(self: Any, pixels: Tensor, keep: KeepMask) -> Tensor:
         """Features (K, …) of the kept blocks of all images."""
-        return self._tower()(pixels, None, encoder_metadata=self._metadata(grids, masks))  # type: ignore[no-any-return]
+        return self._tower()(pixels, None, encoder_metadata=self._metadata(keep))  # type: ignore[no-any-return]
 
-    def _metadata(
-        self: Any, grids: Sequence[Grid], masks: Sequence[Tensor], *, max_batch_size: int | None = None
-    ) -> dict[str, Any]:
-        """What the encoder would compute from `grids`, for kept patches.
+    def _metadata(self: Any, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
+        """What the encoder would compute from the grids, for kept patches.
 
         Image by image: the scheduler counts kept tokens, so a batch can hold more images than would fit in full.
         """
-        rows = [self._rows(grid, self._kept(grid, mask)) for grid, mask in zip(grids, masks, strict=True)]
+        rows = [self._rows(self._kept_patches(one)) for one in keep.each()]
         metadata: dict[str, Any] = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
         unit = self._tower().spatial_merge_size ** 2
-        lengths = [int(mask.sum()) * unit for mask in masks]
-        return {**metadata, **self._lengths(bounds(lengths, max_batch_size))}
+        lengths = [count * unit for count in keep.counts]
+        return {**metadata, **self._lengths(cumulative_lengths(lengths, max_batch_size))}
 
-    def _kept(self: Any, grid: Grid, mask: Tensor) -> KeptPatches:
-        return keep_patches(torch.tensor([grid]), mask, self._tower().spatial_merge_size, "block")
+    def _kept_patches(self: Any, keep: KeepMask) -> KeptPatches:
+        return keep_patches(keep, self._tower().spatial_merge_size, "block")
 
-    def _rows(self: Any, grid: Grid, patches: KeptPatches) -> dict[str, Tensor]:
-        """What of the metadata of one image has a row a patch, for kept patches."""
+    def _rows(self: Any, patches: KeptPatches) -> dict[str, Tensor]:
+        """The metadata of one image that has one row per patch, for kept patches."""
         tower = self._tower()
-        every = tower.prepare_encoder_metadata([list(grid)])
+        full = tower.prepare_encoder_metadata(patches.keep.grids(patches.merge))
         index = async_tensor_h2d(patches.index, device=tower.device)
-        return {key: every[key].index_select(0, index) for key in self.row_keys if key in every}
+        return {key: full[key].index_select(0, index) for key in self.row_keys if key in full}
 
     def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
         """What attention needs to know of where images begin, from int32 (images + 1,)."""
@@ -99,7 +99,7 @@ class TowerMixin:
 
 
 class PlainLengthsMixin:
-    """In front of `TowerMixin`, for encoders that tell attention plain lengths, whatever the machine."""
+    """In front of `TowerMixin`, for encoders that pass plain lengths to attention, whatever the machine."""
 
     def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
         tower, begins = self._tower(), torch.from_numpy(cumulative)
@@ -113,51 +113,52 @@ class GraphMixin:
     """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay smaller ones."""
 
     def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
-        masks = mm_kwargs.get(KEPT)
+        masks = mm_kwargs.get(IMAGE_KEPT)
         if masks is None:
             return super().get_encoder_cudagraph_item_specs(mm_kwargs)  # type: ignore[misc]
         unit = self._tower().spatial_merge_size ** 2
-        kept = [int(mask.sum()) for mask in masks]
-        return [EncoderItemSpec(input_size=count * unit, output_tokens=count) for count in kept]
+        counts = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs)).counts
+        return [EncoderItemSpec(input_size=count * unit, output_tokens=count) for count in counts]
 
     def select_encoder_cudagraph_items(self: Any, mm_kwargs: dict[str, Any], indices: list[int]) -> Any:
-        masks = mm_kwargs.get(KEPT)
+        masks = mm_kwargs.get(IMAGE_KEPT)
         if masks is None:
             return super().select_encoder_cudagraph_items(mm_kwargs, indices)  # type: ignore[misc]
         pixels, grids = mm_kwargs["pixel_values"], self._get_grid_thw_by_modality(mm_kwargs)
         unit = self._tower().spatial_merge_size ** 2
-        parts = pixels.split([int(mask.sum()) * unit for mask in masks])
+        parts = pixels.split([count * unit for count in self._keep_mask(masks, grids).counts])
         return {
             "pixel_values": torch.cat([parts[i] for i in indices]) if indices else pixels[:0],
             "image_grid_thw": [grids[i] for i in indices],
-            KEPT: [masks[i] for i in indices],
+            IMAGE_KEPT: [masks[i] for i in indices],
         }
 
     def prepare_encoder_cudagraph_replay_buffers(
         self: Any, mm_kwargs: dict[str, Any], max_batch_size: int, max_frames_per_batch: int, path: str = "default"
     ) -> Any:
-        masks = mm_kwargs.get(KEPT)
+        masks = mm_kwargs.get(IMAGE_KEPT)
         if masks is None:
             return super().prepare_encoder_cudagraph_replay_buffers(  # type: ignore[misc]
                 mm_kwargs, max_batch_size, max_frames_per_batch, path
             )
-        grids = self._get_grid_thw_by_modality(mm_kwargs)
-        metadata = self._metadata(grids, masks, max_batch_size=max_batch_size)
+        keep = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs))
+        metadata = self._metadata(keep, max_batch_size=max_batch_size)
         return EncoderCudaGraphReplayBuffers(values={**metadata, "pixel_values": mm_kwargs["pixel_values"]})
 
     def encoder_eager_forward(self: Any, mm_kwargs: dict[str, Any], path: str = "default") -> Tensor:
-        masks = mm_kwargs.get(KEPT)
+        masks = mm_kwargs.get(IMAGE_KEPT)
         if masks is None:
             return super().encoder_eager_forward(mm_kwargs, path)  # type: ignore[misc, no-any-return]
-        return self._encode(mm_kwargs["pixel_values"], self._get_grid_thw_by_modality(mm_kwargs), masks)  # type: ignore[no-any-return]
+        keep = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs))
+        return self._encode(mm_kwargs["pixel_values"], keep)  # type: ignore[no-any-return]
 
 
 class _KeptGrid(list[int]):
-    """A grid with as many patches as are kept, by which vLLM shards, that knows the true one."""
+    """A grid with as many patches as are kept, which vLLM shards by, and the keep mask of its image."""
 
-    def __init__(self, grid: Grid, mask: Tensor, merge: int) -> None:
-        super().__init__([1, merge, merge * int(mask.sum())])
-        self.grid, self.mask = list(grid), mask
+    def __init__(self, keep: KeepMask, merge: int) -> None:
+        super().__init__([1, merge, merge * sum(keep.counts)])
+        self.keep = keep
 
 
 class _Tower:
@@ -169,15 +170,17 @@ class _Tower:
         self.spatial_merge_size, self.out_hidden_size = tower.spatial_merge_size, tower.out_hidden_size
 
     def __call__(self, pixels: Tensor, grids: list[_KeptGrid]) -> Tensor:
-        encoded: Tensor = self._model._encode(pixels, [g.grid for g in grids], [g.mask for g in grids])
+        masks = [grid.keep for grid in grids]
+        keep = KeepMask(torch.cat([one.mask for one in masks]), tuple(shape for one in masks for shape in one.shapes))
+        encoded: Tensor = self._model._encode(pixels, keep)
         return encoded
 
 
-def bounds(lengths: Sequence[int], sequences: int | None = None) -> Any:
-    """Cumulative lengths, numpy int32, with empty sequences at the end up to `sequences` of them.
+def cumulative_lengths(lengths: Sequence[int], sequences: int | None = None) -> Any:
+    """Where sequences begin, numpy int32, with empty ones at the end up to `sequences` of them.
 
     Example:
-        >>> bounds([8, 4], 3).tolist()
+        >>> cumulative_lengths([8, 4], 3).tolist()
         [0, 8, 12, 12]
     """
     padding = [0] * max(0, (sequences or 0) - len(lengths))
@@ -185,7 +188,7 @@ def bounds(lengths: Sequence[int], sequences: int | None = None) -> Any:
 
 
 def longest(tower: Any, cumulative: Any) -> Tensor:
-    """The longest sequence as attention wants to be told, on the CPU."""
+    """The longest sequence in the form that attention takes, on the CPU."""
     return torch.tensor(MMEncoderAttention.compute_max_seqlen(tower.attn_backend, cumulative), dtype=torch.int32)
 
 

@@ -1,6 +1,5 @@
 """dots.ocr, for vLLM 0.32."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,9 +7,10 @@ from vllm.model_executor.models import dots_ocr as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
+from pixelprune.plan.keep import KeepMask
 from pixelprune.plan.tokens import KeptPatches
 from pixelprune.vllm.models import qwen2_vl
-from pixelprune.vllm.towers import Grid, PlainLengthsMixin, TowerMixin
+from pixelprune.vllm.towers import PlainLengthsMixin, TowerMixin
 
 
 class Qwen2VLMultiModalProcessor(qwen2_vl.Qwen2VLMultiModalProcessor):
@@ -24,13 +24,13 @@ class DotsOCRForCausalLM(PlainLengthsMixin, TowerMixin, stock.DotsOCRForCausalLM
     def _tower(self) -> Any:
         return self.vision_tower
 
-    def _rows(self, grid: Grid, patches: KeptPatches) -> dict[str, Tensor]:
-        angles = self.vision_tower.rot_pos_emb([list(grid)])
+    def _rows(self, patches: KeptPatches) -> dict[str, Tensor]:
+        angles = self.vision_tower.rot_pos_emb(patches.keep.grids(patches.merge))
         return {"rotary_pos_emb": angles[async_tensor_h2d(patches.index, device=angles.device)]}
 
-    def _encode(self, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+    def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
         """The parts of the stock encoder one after the other, since its `forward` takes whole grids only."""
-        tower, metadata = self.vision_tower, self._metadata(grids, masks)
+        tower, metadata = self.vision_tower, self._metadata(keep)
         hidden = tower.patch_embed(pixels.to(tower.dtype))
         for block in tower.blocks:
             hidden = block(hidden, **metadata)

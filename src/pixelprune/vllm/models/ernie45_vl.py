@@ -8,9 +8,10 @@ from torch import Tensor
 from vllm.model_executor.models import ernie45_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from pixelprune.vllm.positions import KEPT, MRopeMixin
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor
-from pixelprune.vllm.towers import GraphMixin, Grid, PlainLengthsMixin, TowerMixin
+from pixelprune.vllm.towers import GraphMixin, PlainLengthsMixin, TowerMixin
 
 
 class Ernie4_5VLMultiModalProcessor(PruningProcessor, stock.Ernie4_5VLMultiModalProcessor):
@@ -42,8 +43,8 @@ class Ernie4_5_VLMoeForConditionalGeneration(
     def _tower(self) -> Any:
         return self.vision_model
 
-    def _encode(self, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
-        features: Tensor = self.resampler_model(super()._encode(pixels, grids, masks), self._strips(masks))
+    def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
+        features: Tensor = self.resampler_model(super()._encode(pixels, keep), self._strips(keep.parts))
         return features
 
     def _strips(self, masks: Sequence[Tensor]) -> Tensor:
@@ -51,7 +52,7 @@ class Ernie4_5_VLMoeForConditionalGeneration(
         merge = self.vision_model.spatial_merge_size
         return torch.tensor([[1, merge, merge * int(mask.sum())] for mask in masks])
 
-    def _get_grid_thw_by_modality(self, mm_kwargs: dict[str, Any]) -> list[Grid]:
+    def _get_grid_thw_by_modality(self, mm_kwargs: dict[str, Any]) -> list[list[int]]:
         grids = mm_kwargs["image_grid_thw"]
         return grids if isinstance(grids, list) else grids.tolist()
 
@@ -64,6 +65,6 @@ class Ernie4_5_VLMoeForConditionalGeneration(
         clone: bool = False,
         batch_mm_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if batch_mm_kwargs is not None and KEPT in batch_mm_kwargs:
-            batch_mm_kwargs = {**batch_mm_kwargs, "image_grid_thw": self._strips(batch_mm_kwargs[KEPT])}
+        if batch_mm_kwargs is not None and IMAGE_KEPT in batch_mm_kwargs:
+            batch_mm_kwargs = {**batch_mm_kwargs, "image_grid_thw": self._strips(batch_mm_kwargs[IMAGE_KEPT])}
         super().postprocess_encoder_output(outputs, indices, per_item_out_tokens, dest, clone, batch_mm_kwargs)

@@ -1,16 +1,15 @@
 """GLM-OCR, for vLLM 0.32."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from vllm.model_executor.models import glm4_1v, glm_ocr
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
+from pixelprune.plan.keep import KeepMask
 from pixelprune.plan.tokens import KeptPatches
 from pixelprune.vllm.models.glm4_1v import Glm4vMultiModalProcessor
 from pixelprune.vllm.positions import MRopeMixin
-from pixelprune.vllm.towers import GraphMixin, Grid, PlainLengthsMixin, TowerMixin
+from pixelprune.vllm.towers import GraphMixin, PlainLengthsMixin, TowerMixin
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -19,15 +18,15 @@ from pixelprune.vllm.towers import GraphMixin, Grid, PlainLengthsMixin, TowerMix
 class GlmOcrForConditionalGeneration(
     MRopeMixin, GraphMixin, PlainLengthsMixin, TowerMixin, glm_ocr.GlmOcrForConditionalGeneration
 ):
-    def _rows(self, grid: Grid, patches: KeptPatches) -> dict[str, Tensor]:
-        cos, sin, _ = self.visual.rot_pos_emb([list(grid)])
+    def _rows(self, patches: KeptPatches) -> dict[str, Tensor]:
+        cos, sin, _ = self.visual.rot_pos_emb(patches.keep.grids(patches.merge))
         index = async_tensor_h2d(patches.index, device=cos.device)
         return {"rotary_pos_emb_cos": cos[index], "rotary_pos_emb_sin": sin[index]}
 
-    def _encode(self, pixels: Tensor, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
+    def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
         """The parts of the stock encoder one after the other, since its `forward` drops the metadata it is given."""
         tower, merge = self.visual, self.visual.spatial_merge_size
-        metadata = self._metadata(grids, masks)
+        metadata = self._metadata(keep)
         hidden = tower.patch_embed(tower.input_norm(pixels.to(tower.device), tower.dtype)).unsqueeze(1)
         for block in tower.blocks:
             hidden = block(hidden, **metadata)

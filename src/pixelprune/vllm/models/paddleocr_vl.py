@@ -1,6 +1,5 @@
 """PaddleOCR-VL, whose patches go row by row, for vLLM 0.32."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,10 +8,11 @@ from vllm.model_executor.models import paddleocr_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import keep_patches
-from pixelprune.vllm.positions import KEPT, MRopeMixin
+from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor
-from pixelprune.vllm.towers import Grid, TowerMixin
+from pixelprune.vllm.towers import TowerMixin
 
 
 class PaddleOCRVLMultiModalProcessor(PruningProcessor, stock.PaddleOCRVLMultiModalProcessor):
@@ -28,21 +28,25 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
     use_data_parallel = False
 
     def _parse_and_validate_image_input(self, **kwargs: Any) -> Any:
-        if kwargs.get(KEPT) is not None:
+        if kwargs.get(IMAGE_KEPT) is not None:
             merge = self.config.vision_config.spatial_merge_size
-            # The stock class wants them apart.
-            kwargs["pixel_values"] = kwargs["pixel_values"].split([int(m.sum()) * merge**2 for m in kwargs[KEPT]])
+            # The stock class takes those of each image separately.
+            sizes = [int(mask.sum()) * merge**2 for mask in kwargs[IMAGE_KEPT]]
+            kwargs["pixel_values"] = kwargs["pixel_values"].split(sizes)
         return super()._parse_and_validate_image_input(**kwargs)
 
-    def _encode(self, pixels: Any, grids: Sequence[Grid], masks: Sequence[Tensor]) -> Tensor:
-        """Image by image, as the stock class does, and as memory is profiled."""
-        return torch.cat([self._encode_one(*one) for one in zip(pixels, grids, masks, strict=True)])
+    def _keep_mask(self, masks: Any, grids: Any) -> KeepMask:
+        return KeepMask.of_grids(torch.cat(list(masks)), grids, self.config.vision_config.spatial_merge_size)
 
-    def _encode_one(self, pixels: Tensor, grid: Grid, mask: Tensor) -> Tensor:
+    def _encode(self, pixels: Any, keep: KeepMask) -> Tensor:
+        """Image by image, as the stock class does, and as memory is profiled."""
+        return torch.cat([self._encode_one(*one) for one in zip(pixels, keep.each(), strict=True)])
+
+    def _encode_one(self, pixels: Tensor, keep: KeepMask) -> Tensor:
         """The parts of the stock encoder one after the other, with patches block by block."""
         tower, merge = self.visual.vision_model, self.config.vision_config.spatial_merge_size
-        _, height, width = grid
-        kept = keep_patches(torch.tensor([grid]), mask, merge, "raster")
+        ((_, height, width),) = grids = keep.grids(merge)
+        kept = keep_patches(keep, merge, "raster")
         index = async_tensor_h2d(kept.index, device=self.visual.device)
         hidden = tower.embeddings.patch_embedding(pixels.to(self.visual.dtype)).flatten(1)
         if (rows := kept.from_processor) is not None:
@@ -51,7 +55,7 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
         hidden = tower.encoder(
             inputs_embeds=hidden[None],
             cu_seqlens=torch.tensor([0, len(hidden)], dtype=torch.int32),
-            image_grid_thw=[tuple(grid)],
+            image_grid_thw=[tuple(grid) for grid in grids],
             height_position_ids=index // width,
             width_position_ids=index % width,
         )

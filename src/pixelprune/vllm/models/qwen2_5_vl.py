@@ -1,21 +1,20 @@
 """Qwen2.5-VL, whose encoder attends in windows, for vLLM 0.32."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.encoder_cudagraph_defs import EncoderItemSpec
 
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import keep_windows
 from pixelprune.vllm.options import KEY, is_asked
-from pixelprune.vllm.positions import KEPT, MRopeMixin
+from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor
-from pixelprune.vllm.towers import GraphMixin, Grid, TowerMixin, bounds, longest, starts
+from pixelprune.vllm.towers import GraphMixin, TowerMixin, cumulative_lengths, longest, starts
 
 
 class Qwen2_5_VLMultiModalProcessor(PruningProcessor, stock.Qwen2_5_VLMultiModalProcessor):
@@ -42,35 +41,32 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
                 "once; leave one of them out"
             )
 
-    def _metadata(
-        self, grids: Sequence[Grid], masks: Sequence[Tensor], *, max_batch_size: int | None = None
-    ) -> dict[str, Any]:
+    def _metadata(self, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
         """Windows keep their places: dropped blocks leave them, and empty ones vanish."""
         tower = self.visual
         unit = tower.spatial_merge_unit
         cos, sin, order, windows = [], [], [], []
         base = 0
-        for grid, mask in zip(grids, masks, strict=True):
+        for one, grid in zip(keep.each(), keep.grids(tower.spatial_merge_size), strict=True):
             # Rows of rotations come in the order of windows.
             all_cos, all_sin, window_index, window_ends, _ = tower.get_rope_by_thw(*grid)
-            patches = self._kept(grid, mask)
-            window_bounds = torch.nn.functional.pad(window_ends[window_ends > 0], (1, 0))
-            kept_index, kept_bounds = keep_windows(window_index, window_bounds, patches)
+            window_starts = torch.nn.functional.pad(window_ends[window_ends > 0], (1, 0))
+            kept_index, kept_starts = keep_windows(window_index, window_starts, self._kept_patches(one))
             order.append(kept_index + base)
-            windows += kept_bounds.diff().tolist()
-            stays = async_tensor_h2d(mask[window_index].nonzero()[:, 0], device=all_cos.device)
-            cos.append(all_cos.view(len(mask), unit, -1)[stays].flatten(0, 1))
-            sin.append(all_sin.view(len(mask), unit, -1)[stays].flatten(0, 1))
+            windows += kept_starts.diff().tolist()
+            stays = async_tensor_h2d(one.mask[window_index].nonzero()[:, 0], device=all_cos.device)
+            cos.append(all_cos.view(len(one.mask), unit, -1)[stays].flatten(0, 1))  # (K·m², …)
+            sin.append(all_sin.view(len(one.mask), unit, -1)[stays].flatten(0, 1))
             base += len(kept_index)
         index = torch.cat(order)
-        images = bounds([int(mask.sum()) * unit for mask in masks], max_batch_size)
+        images = cumulative_lengths([count * unit for count in keep.counts], max_batch_size)
         return {
             "rotary_pos_emb_cos": torch.cat(cos).to(tower.device),
             "rotary_pos_emb_sin": torch.cat(sin).to(tower.device),
             "window_index": async_tensor_h2d(index, device=tower.device),
             "reverse_indices": tower.invert_permutation(index).to(tower.device),
             **self._attention("full", "cu_seqlens", images),
-            **self._attention("window", "cu_window_seqlens", bounds(windows)),
+            **self._attention("window", "cu_window_seqlens", cumulative_lengths(windows)),
         }
 
     def _attention(self, kind: str, name: str, cumulative: Any) -> dict[str, Any]:
@@ -84,7 +80,7 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
 
     def get_encoder_cudagraph_item_specs(self, mm_kwargs: dict[str, Any]) -> Any:
         specs = super().get_encoder_cudagraph_item_specs(mm_kwargs)
-        if KEPT not in mm_kwargs:
+        if IMAGE_KEPT not in mm_kwargs:
             return specs
         # A graph has room for the windows of a dense image; kept blocks can be spread over more. No graph is this
         # large, so these images are encoded without one.

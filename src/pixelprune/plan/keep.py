@@ -1,0 +1,113 @@
+"""The keep mask of a prompt's images: made once at the edge of an adapter, and carried through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# The name under which a keep mask travels among a model's inputs: bool (N,), all images in prompt order.
+IMAGE_KEPT = "image_kept"
+
+
+@dataclass(frozen=True, eq=False)
+class KeepMask:
+    """Which blocks of each item (an image) are kept.
+
+    Attributes:
+        mask: bool (N,), the blocks of all items in prompt order; within an item slice by slice, each row-major.
+        shapes: (T, R, C) of each item: slices in time, rows and columns of blocks. T is 1 for an image.
+
+    Example:
+        >>> keep = KeepMask(torch.tensor([True, False, True, True]), ((1, 1, 2), (1, 2, 1)))
+        >>> keep.totals, keep.counts, keep.everything
+        ([2, 2], [1, 2], False)
+    """
+
+    mask: Tensor
+    shapes: tuple[tuple[int, int, int], ...]
+
+    def __post_init__(self) -> None:
+        assert self.mask.shape == (sum(self.totals),), (self.mask.shape, self.shapes)
+
+    @classmethod
+    def of_grids(cls, mask: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], merge: int) -> KeepMask:
+        """A mask (N,) with grids (n, 3) of frames, rows and columns of patches; `merge` is m."""
+        sizes = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
+        return cls(mask, tuple((frames, height // merge, width // merge) for frames, height, width in sizes))
+
+    @property
+    def totals(self) -> list[int]:
+        """N of each item, its blocks: its visual tokens without pruning."""
+        return [slices * rows * columns for slices, rows, columns in self.shapes]
+
+    @cached_property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The mask of each item, bool (N,)."""
+        return torch.split(self.mask, self.totals)
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """K of each item, its kept blocks: its visual tokens with pruning."""
+        return [int(part.sum()) for part in self.parts]
+
+    @property
+    def everything(self) -> bool:
+        """Whether no block is dropped."""
+        return bool(self.mask.all())
+
+    def only(self, items: Sequence[int]) -> KeepMask:
+        """The mask of some items, by their places."""
+        parts = [self.parts[i] for i in items]
+        return KeepMask(torch.cat(parts), tuple(self.shapes[i] for i in items))
+
+    def each(self) -> list[KeepMask]:
+        """The mask of each item alone."""
+        return [KeepMask(part, (shape,)) for part, shape in zip(self.parts, self.shapes, strict=True)]
+
+    def grids(self, merge: int) -> list[list[int]]:
+        """Frames, rows and columns of patches of each item: its `grid_thw`; `merge` is m."""
+        return [[slices, rows * merge, columns * merge] for slices, rows, columns in self.shapes]
+
+    def rows(self, merge: int, order: str) -> Tensor:
+        """Where the patches of kept blocks stand in a processor's sequence of patches.
+
+        Args:
+            merge: m, patches along a side of a block.
+            order: of the patches, "block" or "raster", as in `pixelprune.selection.select_patches`.
+
+        Returns:
+            Long (K·m²,), ascending.
+
+        Example:
+            >>> KeepMask(torch.tensor([False, True]), ((1, 1, 2),)).rows(2, "raster").tolist()
+            [2, 3, 6, 7]
+        """
+        if order == "block":
+            return self.mask.repeat_interleave(merge**2).nonzero()[:, 0]
+        by_patch = [
+            part.view(shape).repeat_interleave(merge, 1).repeat_interleave(merge, 2).flatten()  # (T·R·m·C·m,)
+            for part, shape in zip(self.parts, self.shapes, strict=True)
+        ]
+        return torch.cat(by_patch).nonzero()[:, 0]
+
+
+def merge_size(grid_thw: Tensor, blocks: int) -> int:
+    """m, from grids (n, 3) in patches and the number of their blocks.
+
+    Raises:
+        ValueError: there is none that fits.
+
+    Example:
+        >>> merge_size(torch.tensor([[1, 4, 6]]), 6)
+        2
+    """
+    patches = grid_thw.prod(-1)
+    merge = math.isqrt(int(patches.sum()) // max(1, blocks))
+    if merge < 1 or int(patches.sum()) != blocks * merge**2 or bool((patches % merge**2).any()):
+        raise ValueError(f"{blocks} blocks do not fit grids of {patches.tolist()} patches")
+    return merge

@@ -1,0 +1,47 @@
+"""Whether an object prunes, and a processor that keeps everything for a while."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+from pixelprune.transformers import disable, enable, is_enabled, keeping_all
+from tests.support.checkpoints import model_and_processor
+
+
+def test_is_enabled() -> None:
+    peft = pytest.importorskip("peft", reason="a model under adapters")
+    model, processor = model_and_processor("qwen3_vl")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    parts = (wrapped, model, model.base_model, processor, processor.image_processor)
+    assert not any(map(is_enabled, parts))
+    enable(model, processor)
+    assert all(map(is_enabled, parts))
+    disable(wrapped, processor)
+    assert not any(map(is_enabled, parts))
+
+
+def test_keeping_all() -> None:
+    """One processor keeps every block for a while; others, and calls that ask for pruning, go on pruning."""
+    processor, other = (enable(processor=model_and_processor("qwen3_vl")[1]) for _ in range(2))
+    image, text = Image.new("RGB", (128, 96)), [processor.image_token]
+    pruned = processor(text=text, images=image, return_tensors="pt")
+    with keeping_all(processor):
+        unpruned = processor(text=text, images=image, return_tensors="pt")
+        assert not other(text=text, images=image, return_tensors="pt")["image_kept"].all()
+        asked = processor(text=text, images=image, return_tensors="pt", pixelprune=True)
+    stock = disable(processor=copy.deepcopy(processor))(text=text, images=image, return_tensors="pt")
+    assert bool(unpruned.pop("image_kept").all())
+    assert unpruned.keys() == stock.keys()
+    assert all(torch.equal(unpruned[name], stock[name]) for name in stock)
+    for again in (asked, processor(text=text, images=image, return_tensors="pt")):
+        assert torch.equal(again["image_kept"], pruned["image_kept"])
+        assert not again["image_kept"].all()
+    with (
+        pytest.raises(ValueError, match=r"processor must be enabled .* got a stock \w+Processor"),
+        keeping_all(disable(processor=other)),
+    ):
+        pass
