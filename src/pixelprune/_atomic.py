@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a new file, then put it at `path` in one step; if it fails, nothing changes."""
-    # A folder of its own, unlike a temporary file, leaves the file with ordinary permissions.
+    # A file in a temporary folder gets ordinary permissions; a temporary file does not.
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".pixelprune-") as folder:
             part = Path(folder) / path.name

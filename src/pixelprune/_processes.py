@@ -1,4 +1,4 @@
-"""Work in another process, and why one ended."""
+"""Work in another process, and the reason why a process ended."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _keep_quiet() -> None:
     os.dup2(nothing, 2)
 
 
-# Who says it, and when.
+# The process that logs a line, and the time.
 _PREFIX = re.compile(r"^(\(\S+( pid=\d+)?\) )?([A-Z]+ [\d:\-. ]+\[[^\]]*\] )?")
 _ERROR = re.compile(r"^(?:(?:\S+: )?error|[\w.]*(?:Error|Exception)|  Value error,):? +(\S.*)")
-# What is said of an error elsewhere.
+# Repetitions of an error that was logged before.
 _ECHO = re.compile("Engine core initialization failed|WorkerProc initialization failed|validation errors? for")
 
 
 def last_error(log: str) -> str:
-    """Why a server ended, in one line: the last error in its log that is not the echo of another.
+    """Why a server ended, in one line: the last error in its log that does not repeat another.
 
     Example:
         >>> last_error("Traceback (most recent call last):\\nValueError: no such model\\n")

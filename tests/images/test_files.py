@@ -170,7 +170,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated.png": (_truncated_png, "damaged image: .*truncated"),
     "truncated.jpg": (_truncated_jpeg, "damaged image: .*truncated"),
     "header.png": (_header_only, "not an image in a format|[Tt]runcated"),
-    "pixel.png": (_single_pixel, "a single pixel holds nothing to predict or to prune"),
+    "pixel.png": (_single_pixel, "a single pixel leaves nothing to predict or to prune"),
     "bomb.png": (_bomb, "more than 178,956,970 pixels, refused as a decompression bomb"),
     "broken.pdf": (_broken_pdf, "not a readable PDF"),
 }
@@ -253,7 +253,7 @@ class TestPdf:
     def test_other_files_have_one_page(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
         path = saved(picture, tmp_path / "a.png")
         assert page_count(path) == 1
-        with pytest.raises(ImageError, match="page must be 1 for a file that is no PDF, got 2"):
+        with pytest.raises(ImageError, match="page must be 1 for a file that is not a PDF, got 2"):
             load_image(path, page=2)
 
 
@@ -282,7 +282,7 @@ class TestFit:
             ("page.png", "image must be a Pillow image or a numpy array, got str"),
             (np.zeros((40, 40, 3)), r"image must be uint8 .* or \(H, W\), got float64 \(40, 40, 3\)"),
             (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); round it to 0..255 and move channels last"),
-            (np.zeros((1, 1), np.uint8), "a single pixel holds nothing"),
+            (np.zeros((1, 1), np.uint8), "a single pixel leaves nothing"),
             (np.zeros((0, 40, 3), np.uint8), r"image must have sides of at least 1 pixel, got 0 x 40"),
             (PIL.Image.new("RGB", (0, 5)), "image must have sides of at least 1 pixel, got 5 x 0"),
             (np.zeros((10, 4000, 3), np.uint8), "aspect ratio of at most 200:1, got 400:1"),

@@ -68,7 +68,7 @@ def test_decoding_without_the_first_block(page: np.ndarray, predictor: str) -> N
 
 
 def test_decoding_something_else() -> None:
-    with pytest.raises(ValueError, match="compressed must be a Compressed, got NoneType; encode makes one"):
+    with pytest.raises(ValueError, match="compressed must be a Compressed, as encode returns, got NoneType"):
         decode(None)  # type: ignore[arg-type]
 
 

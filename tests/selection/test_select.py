@@ -358,7 +358,7 @@ def test_patches_to_a_budget(sample: np.ndarray) -> None:
         ({"grid": (4, 8)}, r"patches must have shape \(h·w, D\) = \(32, D\), got \(24, 768\)"),
         ({"patches": np.zeros((24, 768), np.float32)}, "patches must be a uint8 array, got float32"),
         ({"patches": [[0]]}, "patches must be a uint8 array, got list"),
-        ({"patch": 32}, "patch must fit patches: D = 768 is no multiple of 32²"),
+        ({"patch": 32}, "patch must fit patches: D = 768 is not a multiple of 32²"),
         ({"patch": True}, "patch must be a whole number of at least 1, got True"),
         ({"grid": 4}, r"grid must be \(h, w\), rows and columns of patches, got 4"),
         ({"grid": (4, 6.0)}, r"grid must be \(h, w\), rows and columns of patches, got \(4, 6.0\)"),

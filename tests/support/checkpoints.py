@@ -155,7 +155,7 @@ KITS = {
 }
 
 
-# What keeps test images small, where a processor sizes them in a way of its own.
+# What keeps test images small, where a processor has its own way of sizing.
 _SMALL = {"size": {"shortest_edge": 64 * 64, "longest_edge": 160 * 160}}
 SIZES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(KITS, _SMALL),

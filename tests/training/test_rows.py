@@ -85,7 +85,7 @@ def test_mixed_forms_of_several_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ([1], "must be a JSON object, got list"),
         ({"text": "x"}, "must have 'messages', 'prompt' and 'completion', or 'conversations', got 'text'"),
         ({**FORMS["messages"], "images": [3]}, "images must be a list of paths"),
@@ -95,8 +95,8 @@ def test_mixed_forms_of_several_turns(tmp_path: Path) -> None:
         ({"messages": [{**USER, "content": [{"type": "video"}]}]}, "of type 'text' or 'image', got 'video'"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "an answer is empty"),
         ({"prompt": "x", "completion": "", "images": ["a.png"]}, "an answer is empty"),
-        ({"messages": [{**USER, "content": "x"}], "images": ["a.png"]}, "there is no answer in it"),
-        ({**FORMS["messages that bring their image"], "images": ["b.png"]}, "images stand both in"),
+        ({"messages": [{**USER, "content": "x"}], "images": ["a.png"]}, "it has no answer"),
+        ({**FORMS["messages that bring their image"], "images": ["b.png"]}, "images are both in"),
     ],
 )
 def test_problems_stay_with_their_row(row: Any, problem: str, tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_problems_stay_with_their_row(row: Any, problem: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [
-        ("rows.jsonl", "", "data hold no rows"),
-        ("rows.json", "[1,", "are no JSON"),
+        ("rows.jsonl", "", "data has no rows"),
+        ("rows.json", "[1,", "is not valid JSON"),
         ("rows.txt", "x", "cannot be read as a data set"),
     ],
 )
@@ -124,12 +124,12 @@ def test_no_row_has_an_image(tmp_path: Path) -> None:
     """As where the column of images is misspelt."""
     row = {**FORMS["messages"], "pictures": ["a.png"]}
     del row["images"]
-    with pytest.raises(ValueError, match="data hold no images; list the paths of each row under 'images'"):
+    with pytest.raises(ValueError, match="data has no images; list the paths of each row under 'images'"):
         load_rows(written(tmp_path, row, row))
 
 
 def test_folder_of_images_beside_a_file_of_rows(pages: Path) -> None:
-    with pytest.raises(ValueError, match=r"must have 'messages', .*, got image; of a folder of .* name the file"):
+    with pytest.raises(ValueError, match=r"must have 'messages', .*, got image; for a folder of .* pass the file"):
         load_rows(str(pages))
 
 

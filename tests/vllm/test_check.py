@@ -14,7 +14,7 @@ import vllm
 from vllm import ModelRegistry
 
 from pixelprune.vllm import ARCHITECTURES, check
-from pixelprune.vllm.selftest import judge
+from pixelprune.vllm.selftest import verdict
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +52,7 @@ def test_a_plugin_that_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(check, "entry_points", lambda group: [])
     *_, last = check.check()
     assert not last.good
-    assert "announced 0 times in vllm.general_plugins, not once; install pixelprune anew" in last.text
+    assert "announced 0 times in vllm.general_plugins, not once; reinstall pixelprune" in last.text
 
 
 def test_architectures_that_somebody_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_an_engine_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_self_test_means() -> None:
     full = (90, [1, 2])
-    assert judge(92, 192, 100, full, full, 8) == {"total": 192, "kept": 100, "photograph": 64}
-    assert "prunes wrongly" in judge(50, 192, 100, full, full, 8)["problem"]
-    assert "does not prune" in judge(0, 192, 100, full, full, 8)["problem"]
-    assert "another answer" in judge(92, 192, 100, full, (90, [1, 3]), 8)["problem"]
+    assert verdict(92, 192, 100, full, full, 8) == {"total": 192, "kept": 100, "photograph": 64}
+    assert "prunes wrongly" in verdict(50, 192, 100, full, full, 8)["problem"]
+    assert "does not prune" in verdict(0, 192, 100, full, full, 8)["problem"]
+    assert "a different answer" in verdict(92, 192, 100, full, (90, [1, 3]), 8)["problem"]

@@ -45,7 +45,7 @@ ENGINES: dict[str, dict[str, Any]] = {
         "engine": {"mm_processor_kwargs": {"pixelprune": {"threshold": 0.05}}, "max_model_len": 2048}
     },
     "options of the config": {"engine": {"hf_overrides": {"pixelprune": {"threshold": 0.05}}}},
-    "normalised pixels": {"engine": {"mm_device_do_normalize": False}},
+    "normalized pixels": {"engine": {"mm_device_do_normalize": False}},
 }
 
 

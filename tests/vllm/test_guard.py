@@ -62,7 +62,7 @@ def test_asked_for_it_ends_the_start(llava: Path, tmp_path: Path) -> None:
         done = start(tmp_path, job)
         log = done.stdout + done.stderr
         assert done.returncode
-        assert "pixelprune was asked for, but cannot prune LlavaForConditionalGeneration" in log
+        assert "pixelprune was requested, but cannot prune LlavaForConditionalGeneration" in log
         assert "use one of Qwen3VLForConditionalGeneration, " in log
         assert "Starting to load model" not in log, "the front end refuses, before there is a worker"
 

@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "without the key": ({"mm_processor_kwargs": {"threshold": 0.1}}, "'threshold' is an option of pixelprune; write"),
     "model of transformers": (
         {**ASKED, "model_impl": "transformers"},
-        "pixelprune was asked for, but cannot prune TransformersMultiModalForCausalLM",
+        "pixelprune was requested, but cannot prune TransformersMultiModalForCausalLM",
     ),
 }
 
@@ -71,7 +71,7 @@ def test_untested_versions_of_vllm_run_stock_or_not_at_all(
     log = done.stdout + done.stderr
     if asked:
         assert done.returncode
-        assert "pixelprune was asked for, but was tested with vLLM <0.33,>=0.32 only, this is 0.99.0" in log
+        assert "pixelprune was requested, but was tested only with vLLM <0.33,>=0.32, this is 0.99.0" in log
     else:
         assert done.returncode == 0, log[-3000:]
         assert stock

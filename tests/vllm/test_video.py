@@ -30,7 +30,7 @@ def test_a_video_between_pruned_images(family: str, checkpoint: Any, pictures: P
         requests.append({**request, "video": str(tmp_path / "video.npy")})
     job = {
         "model": str(checkpoint(family)),
-        # On the device, vLLM normalises videos as it does images, which this checkpoint has otherwise.
+        # On the device, vLLM normalizes videos as it does images, unlike this checkpoint.
         "engine": {"limit_mm_per_prompt": {"image": 4, "video": 1}, "mm_device_do_normalize": False},
         "requests": requests,
         "rounds": [[0], [1], [2], [0, 1, 2]],

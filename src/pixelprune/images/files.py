@@ -32,9 +32,9 @@ class ImageError(ValueError):
 def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -> Image:
     """Read an image file, or render a page of a PDF, as uint8 RGB (H, W, 3).
 
-    EXIF orientation is applied; of an animation or a multi-page TIFF the first frame is taken;
-    transparency is laid over white, as the processors in transformers do. 16-bit samples are scaled
-    to 8 bits, where those processors would cut them off at 255; 32-bit integers are taken to span
+    EXIF orientation is applied; for an animation or a multi-page TIFF, the first frame is used;
+    transparency is composited over white, as the processors in transformers do. 16-bit samples are scaled
+    to 8 bits, where those processors would clip them at 255; 32-bit integers are taken to span
     255 or 65535, and floating point values 1, 255 or 65535, whichever first holds them all.
 
     Args:
@@ -43,7 +43,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
         dpi: resolution to render a PDF page at.
 
     Raises:
-        ImageError: (a ValueError) the file is missing, empty, truncated, no image, a single
+        ImageError: (a ValueError) the file is missing, empty, truncated, not an image, a single
             pixel, too large, or has no such page.
 
     Example:
@@ -58,7 +58,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
         with _opened_pdf(path) as document:
             return _render(document, path, page, dpi)
     if page != 1:
-        raise ImageError(f"{path}: page must be 1 for a file that is no PDF, got {page}")
+        raise ImageError(f"{path}: page must be 1 for a file that is not a PDF, got {page}")
     with _one_line(path), PIL.Image.open(path) as image:
         _refuse_single_pixel(image)
         return to_rgb(_upright(image))
@@ -70,12 +70,12 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
     Both sides become multiples of the model's block side within its bounds on the number of
     pixels. The filter is Pillow's bicubic one. Image processors that resize with torchvision round
     differently, at some sizes visibly so at sharp edges; what is kept can differ by a few blocks.
-    Like those processors, this leaves a Pillow image's EXIF orientation alone; `load_image` heeds it.
+    Like those processors, this ignores a Pillow image's EXIF orientation; `load_image` applies it.
 
     Args:
         image: Pillow image of any mode, or uint8 array (H, W, 3), (H, W, 4) with alpha, or (H, W),
             of any size above a single pixel.
-        model: the name of a preset, or a `ModelPreset` of your own.
+        model: the name of a preset, or your own `ModelPreset`.
 
     Returns:
         uint8 (H', W', 3).
@@ -134,7 +134,7 @@ def is_pdf(path: Path) -> bool:
         ImageError: the file cannot be read, or is empty.
     """
     with _one_line(path):
-        # Opening a pipe can wait for ever, and what was read from it would be gone.
+        # Opening a pipe can block forever, and what is read from it is gone.
         if path.exists() and not path.is_file():
             raise ImageError("not a regular file, but a folder, a pipe or a device")
         with path.open("rb") as file:
@@ -154,7 +154,7 @@ def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _refuse_single_pixel(image: PIL.Image.Image) -> None:
     if image.size == (1, 1):
-        raise ImageError("a single pixel holds nothing to predict or to prune")
+        raise ImageError("a single pixel leaves nothing to predict or to prune")
 
 
 def _to_8_bits(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> Image:
@@ -222,6 +222,6 @@ def _one_line(path: Path, problem: str = "") -> Iterator[None]:
         raise ImageError(f"{path}: not enough memory to decode it") from None
     except Exception as error:  # decoders raise nearly anything on damaged data
         by_system = isinstance(error, OSError) and error.strerror
-        told = by_system or f"damaged image: {error or type(error).__name__}"
-        reason = problem or " ".join(told.split())
+        text = by_system or f"damaged image: {error or type(error).__name__}"
+        reason = problem or " ".join(text.split())
         raise ImageError(f"{path}: {reason}") from None

@@ -24,7 +24,7 @@ from pixelprune.selection.select import select_patches
 
 _log = logging.getLogger("pixelprune")
 
-# Patches that are normalized at a time: what fits into a cache, whatever the image's size.
+# Patches normalized at a time: as many as fit into a cache, whatever the image's size.
 _CHUNK = 1024
 
 
@@ -149,7 +149,7 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
     """The layout of `image_processor`, whose stock method is `preprocess`.
 
     Raises:
-        ValueError: it is none that can be pruned.
+        ValueError: its patches cannot be pruned.
     """
     name = type(image_processor).__name__
     try:
@@ -158,7 +158,7 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
         raise ValueError(_unsupported(name, "it has no patch_size and merge_size")) from None
     rows, columns = 2 * merge, 3 * merge
     try:
-        # Red counts patches row by row, green and blue stay apart from it and from each other.
+        # Red numbers the patches row by row; green and blue differ from it and from each other.
         numbers = np.arange(rows * columns, dtype=np.uint8).reshape(rows, columns)
         red = numbers.repeat(patch, 0).repeat(patch, 1)
         probe = np.stack([red, np.full_like(red, 254), np.full_like(red, 255)], axis=-1)
@@ -172,7 +172,7 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
     channel = np.where(flat[0] == 254, 1, np.where(flat[0] == 255, 2, 0))
     order = _order(flat[:, np.flatnonzero(channel == 0)[0]], numbers, merge)
     if order is None:
-        raise ValueError(_unsupported(name, "its patches are neither block by block nor row by row"))
+        raise ValueError(_unsupported(name, "its patches are neither in block order nor in row order"))
     run = int(np.flatnonzero(np.diff(channel, append=-1))[0]) + 1
     outside, inside = channel.size // (3 * run), run // patch**2
     if channel.tolist() != np.tile(np.arange(3).repeat(inside * patch**2), outside).tolist():
@@ -192,11 +192,11 @@ def check_normalization(image_processor: Any, preprocess: Any, layout: Layout) -
     rows = torch.arange(len(patches))
     if not torch.equal(wanted, normalized(image_processor, layout, patches, rows, {})):
         name = type(image_processor).__name__
-        raise ValueError(_unsupported(name, "its values after normalizing depend on more than value and channel"))
+        raise ValueError(_unsupported(name, "its normalized values depend on more than value and channel"))
 
 
 def check_bytes(images: Any) -> None:
-    """Raise a ValueError unless arrays and tensors among `images` are uint8; Pillow images become that."""
+    """Raise a ValueError unless arrays and tensors among `images` are uint8; Pillow images are converted."""
     if isinstance(images, list | tuple):
         for image in images:
             check_bytes(image)
@@ -210,13 +210,13 @@ def check_bytes(images: Any) -> None:
 def normalized(
     image_processor: Any, layout: Layout, patches: Tensor, rows: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:
-    """What the stock processor makes of uint8 patches, with its own methods, a few patches at a time.
+    """uint8 patches normalized with the stock methods of an image processor, a few patches at a time.
 
     Args:
         image_processor: has `rescale_and_normalize`, or `rescale` and `normalize`.
         layout: its layout.
-        patches: uint8 (n, …), all of them, of all their frames or of one.
-        rows: long (k,), which of them are wanted; None for all.
+        patches: uint8 (n, …), all of them, with all frames or one.
+        rows: long (k,), which of them to normalize; None for all.
         options: options of the call that override those of the processor.
 
     Returns:

@@ -1,12 +1,12 @@
-"""The scan, compiled by numba: the twin of `pixelprune.predictors` that every request runs.
+"""The scan, compiled by numba: the fast twin of `predictors.py`, which every request runs.
 
-Imported only where the machine code has to be made (`pixelprune._native`); all other processes
-load the stored code and never pay for importing numba.
+Imported only where the machine code must be made (`_native.py`); all other processes load the
+stored code and never pay for importing numba.
 
 How it gets fast, in order of effect:
 
 1. A row of a block is ``width`` contiguous bytes of the image's own (H, channels·W) rows, so the
-   uint8 image is compared where it lies: nothing is converted, copied or patchified.
+   uint8 image is compared in place: nothing is converted, copied or patchified.
 2. Which blocks equal their left neighbour, pixel for pixel, is found for a whole row of blocks at
    once, in memory order and over runs of blocks that are still equal (`_mark_equal_left`). A run
    ends at its first difference, so a photograph leaves this after one row of pixels.
@@ -31,8 +31,8 @@ SIGNATURE = types.void(
     types.int64,  # block: rows in a block, B
     types.int64,  # rows: R
     types.int64,  # columns: C
-    types.int64,  # predictor: a code of pixelprune._codes
-    types.int64,  # metric: likewise; EXACT if the limit is 0
+    types.int64,  # predictor: a code of _codes.py
+    types.int64,  # metric: also a code; EXACT if the limit is 0
     types.int64,  # limit: the largest total that matches, see metrics.py
     types.int64,  # decoding: 1 if `kept` says which blocks are kept, 0 to decide it here
     types.CPointer(types.uint8),  # kept: (R·C,) flags, read only when decoding

@@ -1,12 +1,12 @@
-"""Machine code of the kernels, made once on a machine and stored as an object file.
+"""Machine code of the kernels, compiled once per machine and stored as an object file.
 
 numba's own cache still makes each process import numba, which takes far longer than the selections
 of most processes. An object file needs only llvmlite, the library under numba; `pixelprune bench
-select` times a first call. It is looked for beside the package, then in the user's cache folder; it
-is written to the first of the two that can be written, and where none can, each process compiles
-for itself.
+select` times a first call. The file is looked up next to this module, then in the user's cache
+folder, and is written to the first of the two that is writable. If neither is, each process
+compiles the kernels for itself.
 
-The file name holds a digest of all that decides the code: kernel source, llvmlite, CPU and its
+The file name holds a digest of everything that determines the code: kernel source, llvmlite, CPU and its
 features. The file starts with a digest of the code that follows, and is replaced in one step.
 """
 
@@ -98,7 +98,7 @@ def _file_name() -> str:
         llvm.get_process_triple(),
         llvm.get_host_cpu_name(),
         llvm.get_host_cpu_features().flatten(),
-        # What numba is told to do otherwise, by whoever debugs it, must not reach other processes.
+        # Code made under numba's debugging variables must not reach other processes.
         *(f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")),
     )
     return f"scan-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.o"
@@ -113,7 +113,7 @@ def _read(name: str) -> bytes | None:
         digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(code).digest() == digest:
             return code
-        _log.warning("%s is damaged and will be made anew", folder / name)
+        _log.warning("%s is damaged and will be compiled again", folder / name)
     return None
 
 
@@ -126,7 +126,7 @@ def _write(name: str, code: bytes) -> None:
             continue
         return
     _log.warning(
-        "the compiled kernels could be stored in none of %s; every process will compile them again (a few seconds)",
+        "the compiled kernels could not be stored in any of %s; every process will compile them again (a few seconds)",
         ", ".join(str(folder) for folder in _folders()),
     )
 

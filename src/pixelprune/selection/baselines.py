@@ -1,4 +1,4 @@
-"""Two ways to drop as many blocks as Pred-2D does, to compare it with.
+"""Two other ways to drop as many blocks as Pred-2D does.
 
 Both keep a given number of blocks. Neither bounds an error: they answer what the *choice* of
 blocks is worth, at an equal number of visual tokens, as in the paper's study.
@@ -25,7 +25,7 @@ def random(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
 
     Args:
         image, config, block: as for `select`.
-        seed: of a generator of its own; the global ones are left alone.
+        seed: of a private generator; the global ones are left alone.
 
     Raises:
         ValueError: as `select`.
@@ -49,9 +49,9 @@ def components(image: Image, config: PruneConfig = PruneConfig(), *, block: int 
     """Keep at least one block of each 4-connected group of matching neighbours.
 
     Neighbours match if their pixels are within τ of each other. The first block of each group is
-    kept; if `select` keeps more, the rest is drawn at random. Were there more groups than `select`
+    kept; if `select` keeps more, the rest is drawn at random. If there were more groups than `select`
     keeps (at τ = 0 there never are), each would still keep one. A dropped block's `source` is the
-    first block of its group; along a chain of matches it can be further off than τ.
+    first block of its group; along a chain of matches it can be further away than τ.
 
     Args, Raises: as `random`.
 

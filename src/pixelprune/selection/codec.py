@@ -32,7 +32,7 @@ _VERSION = 1
 class Compressed:
     """An image as its kept blocks {(P_k, p_k)}.
 
-    It shows what a model is spared, and is no match for an image format in bytes on a disk.
+    It shows what a model no longer has to process; as a file it is larger than a PNG.
 
     Attributes:
         blocks: uint8 (K, B, B, channels), the kept blocks in row-major order; channels is 3 or 1.
@@ -102,7 +102,7 @@ class Compressed:
         return self.kept / self.total
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file, a zip of numpy arrays; the suffix is yours to choose.
+        """Write everything to one file, a zip of numpy arrays; any suffix will do.
 
         Raises:
             OSError: the file cannot be written.
@@ -189,11 +189,11 @@ def decode(compressed: Compressed) -> Image:
         uint8 (H, W, 3), or (H, W) if the blocks have one channel.
 
     Raises:
-        ValueError: `compressed` is something else, lacks a block that the rule needs, or its
+        ValueError: `compressed` is not a Compressed, lacks a block that the rule needs, or its
             predictor is not registered.
     """
     if not isinstance(compressed, Compressed):
-        raise ValueError(f"compressed must be a Compressed, got {type(compressed).__name__}; encode makes one")
+        raise ValueError(f"compressed must be a Compressed, as encode returns, got {type(compressed).__name__}")
     rows, columns = compressed.grid
     block, config = compressed.block, compressed.config
     pixels = compressed.blocks.shape[3]

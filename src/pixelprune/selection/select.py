@@ -96,7 +96,7 @@ def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
     Raises:
         ValueError: the image, `config` or `block` is not as described.
 
-    The call releases the GIL while it compares, so threads run side by side.
+    The call releases the GIL while it compares, so threads run in parallel.
 
     Example:
         >>> import numpy as np
@@ -166,7 +166,7 @@ def select_patches(
 def largest_error(image: Image, selection: Selection, metric: str = "max") -> float:
     """The largest distance between a block and what rebuilds it, on the [0, 1] scale.
 
-    Computed in plain numpy, apart from the code that selected. For a selection made by `select`
+    Computed in plain numpy, independently of the code that selected. For a selection made by `select`
     in the same metric it is at most `selection.threshold` (Proposition 2).
 
     Args:
@@ -256,11 +256,11 @@ def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, order: str) 
         raise ValueError(f"grid must have sides that are multiples of merge ({merge}) and not 0, got {grid!r}")
     if not isinstance(patches, np.ndarray) or patches.dtype != np.uint8:
         kind = patches.dtype if isinstance(patches, np.ndarray) else type(patches).__name__
-        raise ValueError(f"patches must be a uint8 array, got {kind}; take them before they are normalised")
+        raise ValueError(f"patches must be a uint8 array, got {kind}; take them before they are normalized")
     if patches.ndim != 2 or len(patches) != height * width or not patches.shape[1]:
         raise ValueError(f"patches must have shape (h·w, D) = ({height * width}, D), got {patches.shape}")
     if patches.shape[1] % patch**2:
-        raise ValueError(f"patch must fit patches: D = {patches.shape[1]} is no multiple of {patch}²")
+        raise ValueError(f"patch must fit patches: D = {patches.shape[1]} is not a multiple of {patch}²")
     return height, width
 
 
@@ -291,6 +291,6 @@ def check_image(image: Any, block: Any) -> tuple[Image, int]:
     if not height or not width or height % block or width % block:
         raise ValueError(
             f"image must have sides that are multiples of block ({block}) and not 0, got {height} x {width} (H x W); "
-            "pixelprune.fit_image brings it to such a size, and its model tells the block to pass here"
+            "pixelprune.fit_image brings it to such a size, and pixelprune.preset(model).block is the block to pass"
         )
     return with_contiguous_rows(np.asarray(image)), block

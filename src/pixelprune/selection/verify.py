@@ -64,13 +64,13 @@ def verify_image(image: Image, threshold: float = 0.02, *, block: int = 32) -> I
         decoded = decode(encode(image, config, block=block))
         worst = _largest_distance(image, decoded, block, config.metric)
         exact = config.threshold == 0
-        # Floats may end a hair above a distance that is exactly τ.
+        # Floats may come out slightly above a distance that is exactly τ.
         holds = np.array_equal(decoded, image) if exact else worst <= config.threshold * (1 + 1e-9)
         yield Check(1 if exact else 2, config, worst, holds)
 
 
 def _largest_distance(image: Image, decoded: Image, block: int, metric: str) -> float:
-    """The largest distance of any block, by the definition, in floats and without the kernels' help."""
+    """The largest distance of any block, by the definition, in floats and without the kernels."""
     worst = 0.0
     for row in range(0, image.shape[0], block):
         delta = np.abs(image[row : row + block] / 255 - decoded[row : row + block] / 255)

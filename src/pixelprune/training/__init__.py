@@ -1,7 +1,7 @@
-"""Fine-tune and distil models that see pruned inputs, on TRL.
+"""Fine-tune and distill models on pruned inputs, on TRL.
 
-SFTConfig, SFTTrainer                            TRL's, with what pruned inputs want: rows checked before the first
-                                                 step, batches of alike kept length, what was kept in the log
+SFTConfig, SFTTrainer                            TRL's, with what pruned inputs need: rows checked before the first
+                                                 step, batches of similar kept length, what was kept in the log
 SelfDistillationConfig, SelfDistillationTrainer  the same, learning from a teacher that sees every block
 Collator                                         rows to batches, for student and teacher
 load_rows                                        data files to rows

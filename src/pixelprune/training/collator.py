@@ -35,7 +35,7 @@ class Collator:
 
     Raises:
         RowError: (a ValueError, on calling) an image is missing or broken, images and placeholders
-            do not match, or the answer has been cut away.
+            do not match, or the answer has been cut off.
 
     Example (`processor` enabled):
 
@@ -45,7 +45,7 @@ class Collator:
 
     def __init__(self, stock: DataCollatorForVisionLanguageModeling, teacher: bool = False) -> None:
         self.stock = stock
-        # Never cut: its answers must be as long as those of the student.
+        # Never truncated: its answers must be as long as those of the student.
         self.of_teacher = dataclasses.replace(stock, max_length=None) if teacher else None
         self.image_token: int = stock.processor.image_token_id
 
@@ -65,13 +65,13 @@ class Collator:
         return batch
 
     def _check(self, batch: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        # Only the sum over a batch is known of images; a row alone is checked before training.
+        # For a batch only the sum over all images is known; single rows are checked before training.
         found = int((batch["input_ids"] == self.image_token).sum())
         kept = int(batch["image_kept"].sum()) if "image_kept" in batch else 0
         if found != kept:
             named = name_of(rows[0]) if len(rows) == 1 else f"{name_of(rows[0])} to {name_of(rows[-1])}"
             raise RowError(
-                f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of the images; "
+                f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of its images; "
                 "write one placeholder per image, and set no max_length that cuts images"
             )
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
@@ -79,12 +79,12 @@ class Collator:
             if not count:
                 raise RowError(
                     f"{name_of(row)}: no token of an answer is left in {batch['labels'].shape[1]} tokens; "
-                    "raise max_length (or leave it out), or see whether the row has an answer"
+                    "raise max_length (or leave it out), or check that the row has an answer"
                 )
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """What a row is called in messages."""
+    """The name of a row in messages."""
     return f"row {row['row']}" if "row" in row else "a row"
 
 
@@ -104,7 +104,7 @@ def opened_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nones(message: dict[str, Any]) -> dict[str, Any]:
-    """Tables give every part every key; templates and TRL ask which keys are there."""
+    """Tables give every key to every part; templates and TRL test which keys exist."""
     message = {key: value for key, value in message.items() if value is not None}
     if isinstance(message.get("content"), list):
         message["content"] = [{k: v for k, v in part.items() if v is not None} for part in message["content"]]
@@ -129,7 +129,7 @@ def _opened(image: Any, row: dict[str, Any]) -> PIL.Image.Image:
 
 
 def answer_labels(labels: Tensor) -> list[Tensor]:
-    """Labels of each row of (batch, S) in order, without what is ignored; the first token is never predicted."""
+    """Labels of each row of (batch, S) in order, without ignored ones; the first token is never predicted."""
     return [row[row != IGNORED] for row in labels[:, 1:]]
 
 

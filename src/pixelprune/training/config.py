@@ -1,4 +1,4 @@
-"""Options of the trainers, beside those of TRL."""
+"""Options of the trainers, in addition to those of TRL."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ import trl
 
 @dataclass
 class SFTConfig(trl.SFTConfig):
-    """TRL's `SFTConfig` with other defaults and two options more.
+    """TRL's `SFTConfig` with other defaults and two more options.
 
     Sequences are not cut (`max_length` is None: TRL's 1024 tokens would cut pages), and mixed precision
-    is on only where there is an accelerator.
+    is on only if there is an accelerator.
 
     Attributes:
-        on_bad_row: "stop" or "skip", what to do where rows cannot be trained on.
-        group_by_kept_length: whether batches are made of rows of alike length after pruning.
+        on_bad_row: "stop" or "skip": what to do about rows that cannot be trained on.
+        group_by_kept_length: whether batches are made of rows of similar length after pruning.
     """
 
     max_length: int | None = field(
-        default=None, metadata={"help": "Longest sequence in tokens, after pruning; rows that would lose image go."}
+        default=None,
+        metadata={
+            "help": "Longest sequence in tokens, after pruning; rows that would lose part of an image are bad rows."
+        },
     )
     on_bad_row: str = field(
         default="stop",
         metadata={
-            "help": "Rows that cannot be trained on (image missing or broken, no placeholder, answer cut away) are "
-            "named; then training stops, or skips them.",
+            "help": "What to do about rows that cannot be trained on (image missing or broken, no placeholder, answer "
+            "cut off): each is named, then training stops or skips them.",
             "choices": ["stop", "skip"],
         },
     )
     group_by_kept_length: bool = field(
-        default=True, metadata={"help": "Make batches of rows whose length after pruning is alike, to pad less."}
+        default=True, metadata={"help": "Make batches of rows of similar length after pruning, to pad less."}
     )
 
     def __post_init__(self) -> None:
@@ -41,7 +44,7 @@ class SFTConfig(trl.SFTConfig):
         if not torch.accelerator.is_available():
             self.bf16 = bool(self.bf16)
             self.dataloader_pin_memory = False
-            # Without it, several processes would each train a model of their own.
+            # Without it, several processes would each train a separate model.
             self.use_cpu = True
         super().__post_init__()
 
@@ -59,9 +62,7 @@ class SelfDistillationConfig(SFTConfig):
         default=0.5,
         metadata={"help": "Weight of the labels: 1 is plain fine-tuning, 0 pure distillation from the teacher."},
     )
-    temperature: float = field(
-        default=1.0, metadata={"help": "By which the logits of teacher and student are divided."}
-    )
+    temperature: float = field(default=1.0, metadata={"help": "Divides the logits of teacher and student."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

@@ -1,9 +1,9 @@
-"""Self-distillation: the student sees what is kept of an image, its teacher every block.
+"""Self-distillation: the student sees the kept blocks of an image, its teacher every block.
 
     loss = α·CE + (1 − α)·T²·KL(teacher ‖ student), over the answer tokens
 
-Logits over the whole vocabulary exist for a few hundred answer tokens at a time, and are computed
-again on the way back: what is kept of teacher and student are hidden states.
+Logits over the vocabulary exist for a few hundred answer tokens at a time and are computed again in
+the backward pass: only hidden states of teacher and student are stored.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ CHUNK = 256
 
 
 class SelfDistillationTrainer(SFTTrainer):
-    """Train a model on pruned inputs to answer as it does on all of them.
+    """Train a model, on pruned images, to match its own answers on the full images.
 
-    The teacher is the model as it was handed over: under PEFT the base model with its adapters off, at
-    no memory of its own, otherwise a frozen copy. Answer tokens of both are aligned by their labels.
+    The teacher is the model as it was passed in: under PEFT the base model with its adapters off, which
+    takes no extra memory, otherwise a frozen copy. Answer tokens of both are aligned by their labels.
 
-    The log has ``ce_loss`` and ``kl_loss`` per answer token beside what `SFTTrainer` logs.
+    The log has ``ce_loss`` and ``kl_loss`` per answer token in addition to what `SFTTrainer` logs.
 
     Args:
         model, train_dataset, eval_dataset, processing_class, options: as of `SFTTrainer`.
-        args: a `SelfDistillationConfig`; α = 1 is plain fine-tuning, for which no teacher runs.
+        args: a `SelfDistillationConfig`; α = 1 is plain fine-tuning, without a teacher.
         teacher: another model of the same vocabulary that takes the same processor, or None.
 
     Raises:
-        ValueError: as `SFTTrainer`; or the teacher has another vocabulary; or an option would be left
-            out of the loss.
+        ValueError: as `SFTTrainer`; or the teacher has another vocabulary; or the loss would ignore an
+            option.
 
     Example (`model` and `processor` enabled):
 
@@ -76,12 +76,12 @@ class SelfDistillationTrainer(SFTTrainer):
             return
         if self.aux_loss_enabled:
             raise ValueError(
-                "model balances the load of its experts with a loss of its own, which distillation leaves out; "
+                "model has an auxiliary load-balancing loss for its experts, which distillation leaves out; "
                 "set router_aux_loss_coef=0"
             )
-        _let_forward_read_answers(inner_model(self.model))
+        _add_hidden_state_hook(inner_model(self.model))
         if teacher is not None:
-            _let_forward_read_answers(teacher)
+            _add_hidden_state_hook(teacher)
             self.teacher = self._prepared(teacher.eval().requires_grad_(False))
 
     def _has_teacher(self) -> bool:
@@ -97,12 +97,12 @@ class SelfDistillationTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        whole = inputs.pop("teacher", None)
+        unpruned = inputs.pop("teacher", None)
         if not self._distils:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
-        check_aligned(labels, whole["labels"])
-        states, head = self._teacher_states(model, whole)
+        check_aligned(labels, unpruned["labels"])
+        states, head = self._teacher_states(model, unpruned)
         sums = model(
             **_without_labels(inputs),
             read_answers=functools.partial(
@@ -119,24 +119,24 @@ class SelfDistillationTrainer(SFTTrainer):
         loss = alpha * sums["ce"] + (1 - alpha) * scale * sums["kl"]
         loss = loss / (count if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # Tokens were counted over all processes, and gradients are averaged over them.
+            # Tokens are counted over all processes, and gradients are averaged over them.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         if not return_outputs:
             return loss
         return loss, super().compute_loss(model, inputs, True, num_items_in_batch)[1]
 
     @torch.no_grad()
-    def _teacher_states(self, model: Any, whole: dict[str, Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _teacher_states(self, model: Any, unpruned: dict[str, Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Hidden states (answer tokens, width) of the teacher, and its head."""
-        read = functools.partial(answer_states, labels=whole["labels"])
+        read = functools.partial(answer_states, labels=unpruned["labels"])
         if self.teacher is not None:
-            states = self.teacher(**_without_labels(whole), read_answers=read)
+            states = self.teacher(**_without_labels(unpruned), read_answers=read)
             return states, head_of(self.accelerator.unwrap_model(self.teacher))
         student = self.accelerator.unwrap_model(model)
         was_training = student.training
         student.eval()  # no dropout
         with student.disable_adapter():
-            states = model(**_without_labels(whole), read_answers=read)
+            states = model(**_without_labels(unpruned), read_answers=read)
         student.train(was_training)
         return states, head_of(inner_model(student), base=True)
 
@@ -146,7 +146,7 @@ class SelfDistillationTrainer(SFTTrainer):
 
 
 def answer_states(model: Any, states: Tensor, labels: Tensor) -> Tensor:
-    """Of hidden states (batch, S, width), those (answer tokens, width) from which answers are predicted."""
+    """From hidden states (batch, S, width), those that predict answers: (answer tokens, width)."""
     return states[:, :-1][labels[:, 1:] != IGNORED]
 
 
@@ -161,15 +161,15 @@ def answer_losses(
     """Cross entropy and KL(teacher ‖ student) in nats, each summed over the answer tokens.
 
     Args:
-        model: the student, of which the head is used.
+        model: the student; its head is used.
         states: (batch, S, width) its last hidden states.
-        labels: (batch, S); tokens that are no answer are −100.
+        labels: (batch, S); −100 for tokens that are not part of an answer.
         teacher_states: (answer tokens, width of the teacher) in the same order.
         teacher_head: from those to logits over the vocabulary.
-        temperature: T, by which logits are divided in KL (Hinton et al., 2015, section 2).
+        temperature: T, which divides the logits in KL (Hinton et al., 2015, section 2).
 
     Returns:
-        ``ce`` and ``kl``, and ``correct``, the answer tokens that the student found most likely.
+        ``ce`` and ``kl``, and ``correct``, the number of answer tokens that the student finds most likely.
     """
     rows, targets = answer_states(model, states, labels), labels[:, 1:][labels[:, 1:] != IGNORED]
     head = head_of(model)
@@ -213,11 +213,10 @@ def head_of(model: Any, base: bool = False) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def _let_forward_read_answers(model: Any) -> None:
+def _add_hidden_state_hook(model: Any) -> None:
     """Give one model object a forward that can stop before its head, as TRL does for its own loss.
 
-    What is read is read within forward: what wraps a model for several processes looks after its weights
-    there.
+    Hidden states are read within forward, where wrappers for several processes gather the weights.
     """
     stock = model.forward
 
@@ -243,7 +242,7 @@ def _check_args(args: Any) -> None:
         raise ValueError(f"args must be a pixelprune.training.SelfDistillationConfig, got {type(args).__name__}")
     if args.alpha < 1 and (args.label_smoothing_factor or args.loss_type != "nll"):
         raise ValueError(
-            "distillation has a loss of its own; leave label_smoothing_factor and loss_type out, or set alpha=1"
+            "distillation has its own loss; leave out label_smoothing_factor and loss_type, or set alpha=1"
         )
 
 
@@ -252,7 +251,7 @@ def _check_teacher(model: Any, teacher: Any, processor: Any) -> None:
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"teacher must have the vocabulary of model, {sizes[0]} tokens, got {sizes[1]}; "
-            "distil from a checkpoint of the same tokenizer"
+            "distill from a checkpoint of the same tokenizer"
         )
-    # Refuses a teacher that reads patches otherwise than this processor makes them.
+    # Refuses a teacher that does not read patches the way this processor makes them.
     enable(teacher, copy.deepcopy(processor))

@@ -16,12 +16,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about rows.
+    """What is known about rows.
 
     Attributes:
         good: places of the rows that can be trained on.
         lengths: their tokens after pruning.
-        problems: one sentence for each of the others, which names it.
+        problems: one sentence for each of the other rows, which names it.
     """
 
     good: list[int]
@@ -36,17 +36,17 @@ class Measured:
 
 
 def measure(rows: Any, collator: Collator, workers: int = 0, quiet: bool = False) -> Measured:
-    """Make a batch of each row alone, as training would, and look at it.
+    """Make a batch of each row alone, as training would, and check it.
 
     Args:
         rows: a data set with a length.
         collator: what training makes batches with.
-        workers: processes that do it.
+        workers: processes that do so.
         quiet: without a progress bar.
     """
     loader = DataLoader(rows, batch_size=1, collate_fn=_Look(collator), num_workers=workers)
     good, lengths, problems = [], [], []
-    for place, (length, problem) in enumerate(tqdm(loader, "Looking at rows", disable=quiet, leave=False)):
+    for place, (length, problem) in enumerate(tqdm(loader, "Checking rows", disable=quiet, leave=False)):
         if problem is None:
             good.append(place)
             lengths.append(length)
@@ -56,7 +56,7 @@ def measure(rows: Any, collator: Collator, workers: int = 0, quiet: bool = False
 
 
 class _Look:
-    """A class, so that worker processes can be given it."""
+    """A class, so that it can be sent to worker processes."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
@@ -71,7 +71,7 @@ class _Look:
                 check_aligned(batch["labels"], batch["teacher"]["labels"])
         except RowError as error:
             return 0, str(error)
-        except Exception as error:  # templates and processors raise what they like at rows they cannot take
+        except Exception as error:  # templates and processors raise anything at rows that they cannot take
             reason = " ".join(str(error).split()) or type(error).__name__
             return 0, f"{name_of(row)}: {reason}"
         return int(batch["attention_mask"].sum()), None

@@ -1,7 +1,7 @@
 """Data files to the rows that TRL takes: `prompt` and `completion`, or `messages`, and `images`.
 
-Images stay paths, or the bytes that the data set holds, until a batch is made of them: one that is
-broken is then the problem of its row, not of the file that lists it.
+Images stay paths, or the bytes that the data set holds, until a batch is made of them: a broken image
+is then a problem of its row, not of the file that lists it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
     """Read training data.
 
     Args:
-        path: a JSON Lines file with a row a line; or what `datasets.load_dataset` or `load_from_disk`
+        path: a JSON Lines file, one row per line; or what `datasets.load_dataset` or `load_from_disk`
             knows: a name, or a folder.
         image_folder: where relative paths of images start; by default the folder of the file.
-        split: of a data set that is no file of ours.
+        split: of a data set that is not such a file.
 
     Returns:
         Rows with `images` (paths, or dicts of bytes), `row` (line or place, counted from 1), and
         `prompt` and `completion` where each row is one exchange, `messages` otherwise. Rows of the
         ShareGPT form (`conversations` of `from` and `value`, with `<image>` where each of `images`
-        stands) are turned into these. Rows of no known form have their `problem` told, which stops
-        a trainer or makes it skip them.
+        belongs) are turned into these. Rows of an unknown form have a `problem`, a sentence, which
+        makes a trainer stop or skip them.
 
     Raises:
         ValueError: nothing can be read there, or no row has what training needs.
@@ -53,10 +53,10 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
     columns = set(found.column_names)
     if not (columns & {"messages", "conversations"} or columns >= {"prompt", "completion"}):
         raise ValueError(
-            f"data {path!r} must have {_SHAPES}, got {', '.join(sorted(columns))}; of a folder of images and a file of "
-            "rows, name the file"
+            f"data {path!r} must have {_SHAPES}, got {', '.join(sorted(columns))}; for a folder of images with a file "
+            "of rows, pass the file"
         )
-    # Decoded when a batch is made: a broken one is then the problem of its row.
+    # Decoded when a batch is made: a broken image is then a problem of its row.
     if "images" in found.column_names:
         found = found.cast_column("images", datasets.List(datasets.Image(decode=False)))
     if "image" in found.column_names:
@@ -82,31 +82,31 @@ def _stored(path: str, split: str) -> datasets.Dataset:
             found = datasets.load_from_disk(path)
             return found[split] if isinstance(found, datasets.DatasetDict) else found
         return datasets.load_dataset(path, split=split)
-    except Exception as error:  # readers of many formats raise what they like
+    except Exception as error:  # readers of many formats raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"data {path!r} cannot be read as a data set: {reason}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each row; a line that is no JSON is a ValueError in the place of its value."""
+    """Number and value of each row; a line that is not valid JSON is a ValueError in place of its value."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"data {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"data {str(path)!r} are no UTF-8 text") from None
+        raise ValueError(f"data {str(path)!r} is not valid UTF-8") from None
     if path.suffix == ".json" and text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
         except json.JSONDecodeError as error:
-            raise ValueError(f"data {str(path)!r} are no JSON: {error}") from None
+            raise ValueError(f"data {str(path)!r} is not valid JSON: {error}") from None
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                yield number, ValueError(f"no JSON: {error}")
+                yield number, ValueError(f"not valid JSON: {error}")
 
 
 def _checked(row: Any, number: int, folder: Path) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _from_sharegpt(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(row: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """Messages, whose contents are lists of parts, and images of a row of any form."""
+    """The messages of a row of any form, with lists of parts as contents, and its images."""
     if not isinstance(row, dict):
         raise ValueError(f"must be a JSON object, got {type(row).__name__}")
     images = row.get("images", row.get("image")) or []
@@ -160,7 +160,7 @@ def _of_conversations(turns: Any) -> list[dict[str, Any]]:
 
 
 def _of_messages(messages: Any, images: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Parts may bring their image along; where all contents are texts, images stand before the first question."""
+    """Parts may hold their image; where all contents are texts, images come before the first question."""
     if not isinstance(messages, list) or not all(
         isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages
     ):
@@ -179,14 +179,14 @@ def _of_messages(messages: Any, images: list[str]) -> tuple[list[dict[str, Any]]
             brought += [part["image"].removeprefix("file://") for part in content if isinstance(part.get("image"), str)]
         result.append({"role": message["role"], "content": parts})
     if images and brought:
-        raise ValueError("images stand both in 'images' and in the messages; keep one of the two")
+        raise ValueError("images are both in 'images' and in the messages; keep one of the two")
     return result, images or brought
 
 
 def _check_answers(messages: list[dict[str, Any]]) -> None:
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers or not all(any((part["text"] or "").strip() for part in answer) for answer in answers):
-        raise ValueError("an answer is empty" if answers else "there is no answer in it")
+        raise ValueError("an answer is empty" if answers else "it has no answer")
 
 
 def _part(kind: Any, text: str | None = None) -> dict[str, Any]:
@@ -210,9 +210,9 @@ def _arranged(rows: list[dict[str, Any]]) -> datasets.Dataset:
     """`prompt` and `completion` where all good rows are one exchange: any chat template can do those."""
     good = [[message["role"] for message in row["messages"]] for row in rows if row["problem"] is None]
     if not rows:
-        raise ValueError("data hold no rows")
+        raise ValueError("data has no rows")
     if good and not any(row["images"] for row in rows):
-        raise ValueError("data hold no images; list the paths of each row under 'images'")
+        raise ValueError("data has no images; list the paths of each row under 'images'")
     if all(roles.count("assistant") == 1 and roles[-1] == "assistant" for roles in good):
         for row in rows:
             messages = row.pop("messages")

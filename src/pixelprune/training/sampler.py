@@ -1,4 +1,4 @@
-"""The order of rows: shuffled, yet batches are made of rows of alike length."""
+"""The order of rows: shuffled, but with rows of similar length in each batch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class KeptLengthSampler(Sampler[int]):
-    """Rows in the order in which each batch holds rows of alike length after pruning.
+    """Rows in an order that gives each batch rows of similar length after pruning.
 
-    Rows are shuffled, cut into pieces of 50 batches (or fewer of a small set), and sorted within these, the longest
-    batch first. The order is a function of seed and epoch alone, so that a run that goes on from a
-    checkpoint, and every process of one run, meets the same.
+    Rows are shuffled, cut into pieces of 50 batches (fewer for a small set), and sorted within these, with
+    the longest batch first. The order depends only on seed and epoch, so a run that resumes from a
+    checkpoint, and every process of a run, sees the same order.
 
     Args:
         lengths: tokens of each row.
-        batch_size: rows of a step over all processes, and over all batches that are accumulated.
+        batch_size: rows per step, over all processes and all accumulated batches.
         seed: of the order.
 
     Example:

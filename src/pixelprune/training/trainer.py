@@ -23,18 +23,18 @@ _log = logging.getLogger("pixelprune")
 class SFTTrainer(trl.SFTTrainer):
     """Supervised fine-tuning of a model that sees pruned inputs.
 
-    All of TRL's `SFTTrainer`, and before the first step each row is made into a batch of its own: rows
-    that cannot be trained on are named, and the lengths of the others after pruning decide which rows
-    share a batch. The log tells per step ``visual_tokens`` (kept) and ``visual_tokens_unpruned``, and
-    ``retain_ratio`` and ``tokens_per_second`` (tokens that are not padding, of all processes).
+    Everything that TRL's `SFTTrainer` does. In addition, each row is made into a batch before the first
+    step: rows that cannot be trained on are named, and the lengths of the others after pruning decide
+    which rows share a batch. The log shows ``visual_tokens`` (kept) and ``visual_tokens_unpruned`` per
+    step, ``retain_ratio``, and ``tokens_per_second`` (without padding, over all processes).
 
     Args:
         model: enabled with `pixelprune.transformers.enable`; may be wrapped by PEFT.
-        args: an `SFTConfig` of this package.
+        args: an `SFTConfig` from this package.
         train_dataset: rows as TRL takes them, or as `load_rows` gives them.
         eval_dataset: the same, or None.
         processing_class: the enabled processor.
-        options: all else that TRL's trainer takes, by name.
+        options: whatever else TRL's trainer takes, by name.
 
     Raises:
         ValueError: model or processor is not enabled; rows have no images; rows cannot be trained on
@@ -80,7 +80,7 @@ class SFTTrainer(trl.SFTTrainer):
         found: list[Measured | None] = [None]
         if self.accelerator.is_main_process:
             found = [measure(rows, self.data_collator, self.args.dataloader_num_workers, self.args.disable_tqdm)]
-        # The others wait here, and get what the first found.
+        # The other processes wait here for what the first one found.
         (measured,) = broadcast_object_list(found)
         assert measured is not None
         if measured.problems:
@@ -155,7 +155,7 @@ def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
         if not is_enabled(thing):
             raise ValueError(
                 f"{name} is not enabled, so it would be trained on unpruned inputs; call "
-                "pixelprune.transformers.enable(model, processor) before"
+                "pixelprune.transformers.enable(model, processor) first"
             )
     if not isinstance(args, SFTConfig):
         raise ValueError(f"args must be a pixelprune.training.SFTConfig, got {type(args).__name__}")

@@ -1,4 +1,4 @@
-"""What a cache holds, noted on the cache: the next turn must fit, and goes on at the right position.
+"""What a cache holds, noted on the cache, so that the next turn is checked and continues at the right position.
 
 Stock code keeps the position of the next token on the model, where another prompt replaces it.
 """
@@ -21,8 +21,8 @@ class _Note:
 
     Attributes:
         ids: its tokens (batch, S), or None where they are not known.
-        prompt: tokens of all prompts so far; cut shorter, the cache has no position to go on from.
-        deltas: what is added to a count of tokens behind the prompt to get a position, or None.
+        prompt: tokens of all prompts so far; a cache cut shorter than this has no position to continue from.
+        deltas: what is added to a count of tokens after the prompt to get a position, or None.
     """
 
     ids: Tensor | None
@@ -31,7 +31,7 @@ class _Note:
 
 
 def is_whole(ids: Tensor, mask: Tensor | None) -> bool:
-    """Whether generate() takes `ids` as a whole conversation, and not only as what is new behind a cache."""
+    """Whether generate() takes `ids` as the entire conversation, and not only as what follows a cache."""
     return mask is None or mask.shape[1] == ids.shape[1]
 
 
@@ -41,7 +41,7 @@ def length(cache: Any) -> int:
 
 
 def deltas_behind(model: Any, cache: Any) -> Tensor | None:
-    """`rope_deltas` at the end of `cache`: those noted on it, else those of the last prompt of the model."""
+    """`rope_deltas` at the end of `cache`: those noted on it, or else those of the model's last prompt."""
     note = getattr(cache, _NOTE, None)
     if note is not None and length(cache) >= note.prompt:
         return note.deltas  # type: ignore[no-any-return]
@@ -49,13 +49,13 @@ def deltas_behind(model: Any, cache: Any) -> Tensor | None:
 
 
 def restore(model: Any, cache: Any) -> None:
-    """Let stock code go on from the end of `cache`."""
+    """Let stock code continue from the end of `cache`."""
     if getattr(cache, _NOTE, None) is not None and hasattr(model.base_model, "rope_deltas"):
         model.base_model.rope_deltas = deltas_behind(model, cache)
 
 
 def check_prompt(inputs: dict[str, Any]) -> None:
-    """Raise a ValueError if a prompt with images does not go on from its cache."""
+    """Raise a ValueError if a prompt with images does not continue its cache."""
     cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
     cached = length(cache)
     if not cached or ids is None or not is_whole(ids, inputs.get("attention_mask")):
@@ -67,7 +67,7 @@ def check_prompt(inputs: dict[str, Any]) -> None:
     if not fits:
         raise ValueError(
             f"input_ids do not begin with the {cached} tokens that past_key_values hold; pass the whole conversation "
-            "with its images, or only what is new of it with an attention_mask over the cache and the new tokens"
+            "with its images, or only its new part with an attention_mask over the cache and the new tokens"
         )
 
 

@@ -45,8 +45,8 @@ def encode_images(
     ones = torch.ones_like(lengths)
     grids = torch.stack([ones, ones * merge, lengths * merge], dim=1)
     if family.sizes_first:
-        # These towers look sizes up by image and lengths by frame: images without frames, then
-        # frames without a size of their own.
+        # These towers look up sizes by image and lengths by frame: first images without frames, then
+        # frames without a size.
         grids = torch.cat([grid_thw * grid_thw.new_tensor([0, 1, 1]), grids])
     per_image = {} if merge_sizes is None else {"image_merge_sizes": merge_sizes.new_full((len(grids),), merge)}
     tower_inputs = _tower_inputs(base, family, grid_thw, merge_sizes, patches)

@@ -24,7 +24,7 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of `forward` or `generate` of which something is dropped.
+    """One call of `forward` or `generate` in which blocks are dropped.
 
     Attributes:
         model: the model, of any head.
@@ -111,7 +111,7 @@ def find_placeholders(
     ends_of_rows = is_image.sum(1).cpu().cumsum(0)
     if not bool(torch.isin(ends_of_rows[ends_of_rows > 0], ends).all()):
         raise ValueError(
-            "image_kept does not fit input_ids row by row: the blocks of one image would stand in two rows; "
+            "image_kept does not fit input_ids row by row: the blocks of one image would be in two rows; "
             "put the images of a batch in the order of their prompts"
         )
     return Call(model, family, keep, is_image, cached, from_start), inputs

@@ -31,7 +31,7 @@ _generating: ContextVar[Any] = ContextVar("_generating", default=None)
 @functools.cache
 def pruned_class(base: Any) -> type:
     """The subclass of `base` whose instances take `image_kept`."""
-    # The stock name: checkpoints record it, and so does whatever looks a model up by it.
+    # The stock name: checkpoints record it, and other libraries look models up by it.
     same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     added = {"forward": _pruned_forward(base), "__reduce_ex__": _reduce, "_pixelprune_base": base}
     if hasattr(base, "generate"):
@@ -56,7 +56,7 @@ def _pruned_forward(base: Any) -> Any:
                 kwargs[_CHECKED] = True
         elif not checked:
             _check_pruned(self, kwargs)
-        # Looked up at each call: other libraries replace methods of stock classes when they like.
+        # Looked up at each call: other libraries replace methods of stock classes at any time.
         return base.forward(self, **kwargs)
 
     functools.update_wrapper(forward, base.forward)
@@ -79,7 +79,7 @@ def _pruned_generate(base: Any) -> Any:
                 kwargs, _ = stock_inputs(self, kwargs, image_kept, generating=True)
         else:
             _check_pruned(self, kwargs)
-        # Stock code sets this where it is left to find positions; another thread may set it meanwhile.
+        # Stock code sets this where it finds positions itself; another thread may set it meanwhile.
         deltas = getattr(self.base_model, "rope_deltas", None) if "position_ids" in kwargs else None
         token = _generating.set(self)
         try:
@@ -104,7 +104,7 @@ def _rebuild(base: Any) -> Any:
 
 
 def _check_pruned(model: Any, inputs: dict[str, Any]) -> None:
-    """Raise a ValueError if `inputs` hold pixels without a mask, unless stock code hands on what was checked."""
+    """Raise a ValueError if `inputs` hold pixels without a mask, unless stock code passes on what was checked."""
     if inputs.get("pixel_values") is not None and not _is_generating(model):
         raise ValueError(
             "pixel_values came without image_kept, so they are not from a processor that prunes; pass the "

@@ -1,6 +1,6 @@
-"""A processor of transformers that prunes: it and its image processor get subclasses of their own classes.
+"""A processor of transformers that prunes: it and its image processor each get a subclass of their class.
 
-The image processor runs its stock code up to the resized uint8 patches, selects, and normalises
+The image processor runs its stock code up to the resized uint8 patches, selects, and normalizes
 what is kept. The processor shortens the placeholders to match. All else is stock.
 """
 
@@ -20,7 +20,7 @@ from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, stock_patches
 from pixelprune.selection.config import PruneConfig, resolve
 
-# Whether the stock code of an image processor runs to get the pixels that are to be selected from.
+# Whether an image processor's stock code is running to get the pixels to select from.
 _selecting = ContextVar("_selecting", default=False)
 
 # Image processors that keep everything for now.
@@ -105,7 +105,7 @@ class PrunedImageProcessor(_Swapped):
 
     def patchify(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
         if _selecting.get() and "temporal_patch_size" in kwargs:
-            # The frames of an image are copies of one: they are made of what is kept.
+            # The frames of an image are copies of one: they are made from the kept patches.
             kwargs["temporal_patch_size"] = 1
         return super().patchify(images, *args, **kwargs)  # type: ignore[misc]
 

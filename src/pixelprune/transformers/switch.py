@@ -50,8 +50,8 @@ def enable(
 def enable(model: Any = None, processor: Any = None, config: PruneConfig | None = None, **options: Any) -> Any:
     """Make a model and its processor prune images before the vision encoder.
 
-    Both objects are changed in place, until `disable`: they get subclasses of their own classes
-    under the same names. Nothing else in the process changes. Enabling again replaces the options.
+    Both objects are changed in place, until `disable`: each gets a subclass of its own class under
+    the same name. Nothing else in the process changes. Enabling again replaces the options.
 
     Args:
         model: a model of a known family (`pixelprune.transformers.families.names()`), on any device and in any
@@ -62,7 +62,7 @@ def enable(model: Any = None, processor: Any = None, config: PruneConfig | None 
         options: the fields of a PruneConfig instead of `config`.
 
     Returns:
-        (model, processor), or the one of them that was given.
+        (model, processor), or the one that was given.
 
     Raises:
         ValueError: the model, the processor, both together, or an option cannot be used.
@@ -111,10 +111,10 @@ def disable(model: Any = None, processor: Any = None) -> Any:
         processor: a processor, or None.
 
     Returns:
-        (model, processor), or the one of them that was given; objects that do not prune as they are.
+        (model, processor), or the one that was given. Objects that do not prune are returned unchanged.
 
     Raises:
-        ValueError: neither is given, or one is something else.
+        ValueError: neither is given, or one is not a model or processor.
     """
     _check_given(model, processor)
     if model is not None:
@@ -209,7 +209,7 @@ def _checked_model(model: Any) -> Any:
         )
     if family.until is not None and Version(transformers.__version__) >= Version(family.until):
         raise RuntimeError(
-            f"model is a {name}, which can be pruned before transformers {family.until} only, this is "
+            f"model is a {name}, which can be pruned only before transformers {family.until}, this is "
             f"{transformers.__version__}; use an older transformers"
         )
     if "mm_encoder_outputs" not in inspect.signature(_stock_class(inner).forward).parameters:
@@ -220,7 +220,7 @@ def _checked_model(model: Any) -> Any:
         raise ValueError(f"model is a {name} without {family.tower!r}, where family {family.name!r} has its encoder")
     own_forward = inner.__dict__.get("forward")
     if own_forward is not None and not _is_of_a_hook(inner, own_forward):
-        raise ValueError("model has a forward of its own that hides that of its class; enable it before it is wrapped")
+        raise ValueError("model has its own forward, which hides that of its class; enable it before it is wrapped")
     return inner
 
 
@@ -235,8 +235,7 @@ def _stock_class(thing: Any) -> Any:
     cls = type(thing)
     if "_pixelprune_base" not in vars(cls) and hasattr(cls, "_pixelprune_base"):
         raise ValueError(
-            f"{cls.__name__} got its class from elsewhere after it was enabled (sharding does that); "
-            "enable and disable before"
+            f"{cls.__name__} got another class after it was enabled (sharding does that); enable and disable before"
         )
     return vars(cls).get("_pixelprune_base", cls)
 
@@ -244,7 +243,7 @@ def _stock_class(thing: Any) -> Any:
 def _swap_model(model: Any, cls: type) -> None:
     hook = getattr(model, "_hf_hook", None)
     if hook is not None:
-        # Loading with device_map puts a forward on the object, which goes round the class.
+        # Loading with device_map puts a forward on the object, which bypasses the class.
         from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 
         remove_hook_from_module(model)
@@ -259,14 +258,14 @@ def _processor_classes(processor: Any, config: PruneConfig) -> tuple[type, Any]:
     base = _stock_class(processor)
     if base.replace_image_token is ProcessorMixin.replace_image_token:
         raise ValueError(
-            f"processor is a {base.__name__}, which writes its image tokens in a way of its own in transformers "
+            f"processor is a {base.__name__}, which writes its image tokens in another way in transformers "
             f"{transformers.__version__}; upgrade transformers"
         )
     return swapped_class(PrunedProcessor, base, {}), pruned_image_processor_class(processor.image_processor, config)
 
 
 def _check_pair(model: Any, layout: Layout) -> None:
-    """Raise a ValueError if a processor makes patches in another way than a model reads them."""
+    """Raise a ValueError if a model does not read patches the way a processor makes them."""
     family, vision = family_of(model), model.config.vision_config
     merge = getattr(vision, family.merge, None)  # some models learn it from their inputs
     expected = {

@@ -1,6 +1,6 @@
-"""PixelPrune in vLLM: a plugin that vLLM finds by itself, and that does nothing until it is asked for.
+"""PixelPrune in vLLM: a plugin that vLLM finds by itself, and that does nothing until pruning is requested.
 
-Switched on by vLLM's own options; docs/vllm.md says how. `pixelprune check vllm` tells whether it is in force.
+vLLM's own options switch it on; docs/vllm.md says how. `pixelprune check vllm` reports whether it is in force.
 """
 
 from pixelprune.vllm.coverage import ARCHITECTURES, TESTED

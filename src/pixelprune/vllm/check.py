@@ -1,4 +1,4 @@
-"""Is the plugin in force? What `pixelprune check vllm` finds out."""
+"""Whether the plugin is in force: what `pixelprune check vllm` reports."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         good: whether it is as it should be.
-        text: what was found, and what to do where it is not good.
+        text: what was found, and what to do if it is not good.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Finding:
 
 
 def check() -> list[Finding]:
-    """Look at versions, entry point, registry and classes, then run a small model on the real engine.
+    """Check versions, entry point, registry and classes, then run a small model on the real engine.
 
     Returns:
-        Findings in order. After one that is not good, those that depend on it are left out.
+        Findings in order; those after the first one that is not good are left out.
     """
     findings = [versions(), tested_version()]
     if not findings[-1].good:
@@ -71,7 +71,7 @@ def announced() -> Finding:
     return Finding(
         "plugin",
         False,
-        f"announced {len(ours)} times in {GROUP}, not once; install pixelprune anew in this environment: "
+        f"announced {len(ours)} times in {GROUP}, not once; reinstall pixelprune in this environment: "
         f"{sys.executable} -m pip install --force-reinstall --no-deps pixelprune",
     )
 
@@ -84,7 +84,7 @@ def allowed() -> Finding:
 
 
 def registered() -> Finding:
-    """Whether vLLM, left to itself, takes our classes."""
+    """Whether vLLM, with no help, uses our classes."""
     import_module("vllm.plugins").load_general_plugins()
     models = import_module("vllm").ModelRegistry.models
     others = [
@@ -106,13 +106,13 @@ def importable() -> Finding:
     for name, module in ARCHITECTURES.items():
         try:
             getattr(import_module(f"pixelprune.vllm.models.{module}"), name)
-        except Exception as error:  # whatever it is, a server would only log it
+        except Exception as error:  # a server would only log it, whatever it is
             return Finding("classes", False, f"{name} cannot be loaded: {type(error).__name__}: {error}")
     return Finding("classes", True, f"{len(ARCHITECTURES)} load")
 
 
 def self_test() -> Finding:
-    """A small random model on the real engine, in processes of its own: see `pixelprune.vllm.selftest`."""
+    """A small random model on the real engine, in separate processes: see `pixelprune.vllm.selftest`."""
     command = [sys.executable, "-m", "pixelprune.vllm.selftest"]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -2,11 +2,11 @@
 
 from packaging.specifiers import SpecifierSet
 
-# The versions of vLLM that the suite ran with. vLLM remembers what it found out about a class by the text of the
-# module that it came from: whoever changes this range changes the first line of each module of `models` too.
+# The versions of vLLM that the suite ran with. vLLM caches what it finds out about a class under the text of its
+# module: whoever changes this range must change the first line of each module of `models` too.
 TESTED = SpecifierSet(">=0.32,<0.33", prereleases=True)
 
-# Architecture, as checkpoints name it, to module of `pixelprune.vllm.models`; the class there has the stock name.
+# From an architecture, as checkpoints name it, to a module of `pixelprune.vllm.models`; its class has the stock name.
 ARCHITECTURES = {
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",

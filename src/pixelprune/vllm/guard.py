@@ -1,7 +1,7 @@
-"""Stock models under a guard: pruning that is asked for where it cannot be had ends the start.
+"""Stock models under a guard: pruning that is requested but not available stops the server at start-up.
 
-Of an architecture that is not covered, or in a version of vLLM that was not tested, the stock class itself is used,
-but for one look at the options when it is built. Nothing else of it is touched, so this holds for versions to come.
+For an architecture that is not covered, or a version of vLLM that was not tested, the stock class is used, except
+that it checks the options when it is built. Nothing else is touched, so this works in future versions too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pixelprune.vllm.options import is_asked
 
 
 def multimodal() -> set[str]:
-    """The architectures that vLLM knows to read images or other media."""
+    """The architectures that read images or other media, according to vLLM."""
     registry = import_module("vllm.model_executor.models.registry")
     own = set(getattr(registry, "_MULTIMODAL_MODELS", ()))
-    # What runs models of transformers by their own code, for whatever they read.
+    # Those that run models of transformers by their own code, whatever they read.
     return own | {name for name in getattr(registry, "_TRANSFORMERS_BACKEND_MODELS", ()) if "MultiModal" in name}
 
 
 def entry(architecture: str, module: str, name: str, version: str) -> str:
     """What to register for `architecture`, whose stock class is `name` of `module`.
 
-    All of it stands in the name, so that each process can make the class. So does the version: vLLM keeps what it finds
-    out about a class, by its name and the text of its module.
+    The name holds all of it, so that each process can make the class; and the version, since vLLM caches what it finds
+    out about a class under its name and the text of its module.
 
     Example:
         >>> entry("LlavaForConditionalGeneration", "vllm.llava", "Llava", "0.32.0")
@@ -60,7 +60,7 @@ def _guarded(architecture: str, module: str, name: str) -> type:
 
 
 def _refuse_in_front(guarded: Any, architecture: str, stock: Any) -> None:
-    """Let the front end refuse too: it is there before any worker, and its error is the last line of the log."""
+    """Let the front end refuse too: it starts before any worker, and its error is the last line of the log."""
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
     def processor(info: Any, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def _refuse_in_front(guarded: Any, architecture: str, stock: Any) -> None:
 
 
 def refuse(architecture: str, model_config: Any) -> None:
-    """Raise a ValueError if an engine asks for pruning that it would not get."""
+    """Raise a ValueError if an engine requests pruning that it would not get."""
     # A drafter is built with the config of the model that it drafts for.
     if model_config.architecture == architecture and is_asked(model_config):
         raise ValueError(reason(architecture))
@@ -83,10 +83,10 @@ def reason(architecture: str) -> str:
 
     if architecture not in ARCHITECTURES:
         return (
-            f"pixelprune was asked for, but cannot prune {architecture}; start without the option pixelprune, or use "
+            f"pixelprune was requested, but cannot prune {architecture}; start without the option pixelprune, or use "
             f"one of {', '.join(ARCHITECTURES)}"
         )
     return (
-        f"pixelprune was asked for, but was tested with vLLM {TESTED} only, this is {vllm.__version__}; install such a "
+        f"pixelprune was requested, but was tested only with vLLM {TESTED}, this is {vllm.__version__}; install such a "
         "version or a newer pixelprune, or start without the option pixelprune"
     )

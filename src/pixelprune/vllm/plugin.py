@@ -7,17 +7,17 @@ import logging
 from pixelprune.vllm import guard
 from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
 
-# Under vLLM's own logger, so that its settings hold for our lines too.
+# Under vLLM's own logger, so that its settings apply to our lines too.
 _log = logging.getLogger("vllm.pixelprune")
 
 GROUP = "vllm.general_plugins"
 
 
 def register() -> None:
-    """Put pruning subclasses over vLLM's own entries, and a guard over those that cannot be pruned.
+    """Replace vLLM's own entries with pruning subclasses, and guard those that cannot be pruned.
 
-    The entry point of the group `vllm.general_plugins`: called in every process of vLLM, maybe more than once.
-    Entries that somebody else has registered stay as they are.
+    The entry point of the group `vllm.general_plugins`: called in every process of vLLM, possibly more than once.
+    Entries that another plugin has registered stay as they are.
     """
     import vllm
     from vllm import ModelRegistry
@@ -33,5 +33,5 @@ def register() -> None:
             ModelRegistry.register_model(architecture, guard.entry(architecture, module, name, vllm.__version__))
         elif owner not in ("vllm", "pixelprune") and covered:
             _log.warning(
-                "pixelprune does not prune %s, which %s has registered", architecture, module or "someone else"
+                "pixelprune does not prune %s, which %s has registered", architecture, module or "another plugin"
             )

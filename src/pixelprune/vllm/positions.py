@@ -20,7 +20,7 @@ _FACTOR = 4
 
 
 class MRopeMixin:
-    """In front of a stock model class whose positions have three axes."""
+    """For a stock model class whose positions have three axes; comes before it in the bases."""
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         model_config = vllm_config.model_config
@@ -33,7 +33,7 @@ class MRopeMixin:
                     grow_table(module, _FACTOR * model_config.max_model_len)
 
     def get_mrope_input_positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        """Positions (3, S) of the tokens that are there, and what decoding adds to their count."""
+        """Positions (3, S) of the tokens of the pruned prompt, and what decoding adds to their count."""
         stock = super().get_mrope_input_positions  # type: ignore[misc]
         pruned = sorted((f for f in mm_features if _mask(f) is not None), key=_offset)
         if not pruned:
@@ -44,7 +44,7 @@ class MRopeMixin:
         for feature in pruned:
             is_image[0, _offset(feature) : _offset(feature) + feature.mm_position.length] = True
         places, lengths = unpruned_places(is_image, torch.ones_like(is_image), keep)  # (1, S), (1,)
-        # Only placeholders are missing, and one is like another.
+        # Only placeholders are missing, and they are all the same.
         full = torch.full((int(lengths[0]),), input_tokens[_offset(pruned[0])])  # (unpruned S,)
         full[places[0]] = tokens
         features = [_unpruned(feature, places[0]) for feature in mm_features]
@@ -78,7 +78,7 @@ def _unpruned(feature: Any, places: Tensor) -> Any:
 
 
 def grow_table(rotary: Any, rows: int) -> None:
-    """Let positions up to `rows` be looked up; those that could be before keep their values."""
+    """Extend the table to `rows` positions; those it has keep their values."""
     old = rotary.cos_sin_cache
     if len(old) >= rows:
         return
@@ -96,8 +96,8 @@ def table_rows(model_config: Any, stock_factor: int, grown: bool) -> int:
 
     Args:
         model_config: vLLM's.
-        stock_factor: rows by `max_position_embeddings` in the stock class.
-        grown: whether the engine was started with pruning on, or ready for it.
+        stock_factor: rows per `max_position_embeddings` in the stock class.
+        grown: whether the engine was started with pruning switched on, or ready for it.
     """
     text = model_config.hf_text_config
     rope = getattr(text, "rope_parameters", None) or {}

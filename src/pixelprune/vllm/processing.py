@@ -1,7 +1,7 @@
-"""A multimodal processor of vLLM that prunes: in front of the stock class, it selects and shortens.
+"""A multimodal processor of vLLM that prunes: it selects, and shortens what the stock class makes.
 
 It runs in vLLM's front end, where an error is the answer to one request. Nothing is checked later: an error in a
-worker would end the engine for everybody.
+worker would end the engine for everyone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RAW = {"do_rescale": False, "do_normalize": False}
 
 @dataclass
 class _Shortened(PromptUpdateDetails):
-    """The placeholders of a pruned image. vLLM caches it beside the image, which may then be elsewhere.
+    """The placeholders of a pruned image. vLLM caches it together with the image, which may then be elsewhere.
 
     Attributes:
         side: longer side of its grid, in blocks.
@@ -41,12 +41,12 @@ class _Shortened(PromptUpdateDetails):
 
 
 class PruningProcessor:
-    """In front of a stock `…MultiModalProcessor`.
+    """For a stock `…MultiModalProcessor`; comes before it in the bases.
 
     Attributes:
-        rope_factor: rows of the stock table of rotations by `max_position_embeddings`; None where positions have one
-            axis, and so count the tokens that are there.
-        gives_bytes: whether the processor of transformers never normalises; the subclass does, after all else.
+        rope_factor: rows of the stock table of rotations per `max_position_embeddings`; None where positions have
+            one axis, and so count the tokens of the pruned prompt.
+        gives_bytes: whether the processor of transformers never normalizes; the subclass does so at the end.
     """
 
     rope_factor: int | None = 4
@@ -60,9 +60,9 @@ class PruningProcessor:
         super().__init__(info, *args, **kwargs)  # type: ignore[call-arg]
         if self._pixelprune is not None:
             self._check_engine()
-            _ = self._pruner  # what cannot be pruned is refused now
+            _ = self._pruner  # refuses now what cannot be pruned
 
-    # What is asked for
+    # Options
 
     def _split(self: Any, kwargs: Mapping[str, Any]) -> tuple[PruneConfig | None, dict[str, Any]]:
         config, rest = split(kwargs, self._pixelprune)
@@ -78,7 +78,7 @@ class PruningProcessor:
                 "leave one of them out"
             )
 
-    # What an image is known by in vLLM's caches
+    # The key of an image in vLLM's caches
 
     def _get_mm_hashes(self: Any, inputs: Any) -> Any:
         config, rest = self._split(inputs.hf_processor_mm_kwargs)
@@ -86,7 +86,7 @@ class PruningProcessor:
             rest[KEY] = fingerprint(config)
         return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=rest))  # type: ignore[misc]
 
-    # Profiling: its images are flat, and would be one token each
+    # Profiling: its images are flat, and would become one token each
 
     def get_dummy_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
@@ -175,7 +175,7 @@ class PruningProcessor:
         return super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
 
     def _check_positions(self: Any, images: list[tuple[int, int]]) -> None:
-        """Raise a ValueError if a position could lie behind the end of the model's table."""
+        """Raise a ValueError if a position could lie beyond the end of the model's table."""
         model_config = self.info.ctx.model_config
         ahead = furthest_ahead(images)
         rows = table_rows(model_config, self.rope_factor, self._is_ready)
@@ -189,7 +189,7 @@ class PruningProcessor:
             )
         raise ValueError(
             f"{KEY}: the images of this prompt keep so few blocks that positions run {ahead} ahead of the tokens; with "
-            f"--max-model-len {model_config.max_model_len} that may pass the {rows} positions that this model knows; "
+            f"--max-model-len {model_config.max_model_len} that may exceed the {rows} positions that this model has; "
             f"{advice}"
         )
 

@@ -1,7 +1,7 @@
 """A small random model on the real engine: run as a module, it prints one line of JSON at its end.
 
-Whether the engine prunes shows in the number of prompt tokens of a page, which has to be what `select` says. A
-photograph, of which nothing can be dropped, has to stay as it is, and get the same answer.
+Whether the engine prunes shows in the number of prompt tokens of a page, which must be what `select` says. A
+photograph, from which nothing can be dropped, must keep its tokens and get the same answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def self_test() -> dict[str, Any]:
             enforce_eager=True,
             max_model_len=1024,
             kv_cache_memory_bytes=2**28,
-            gpu_memory_utilization=0.05,  # a server may be running beside it
+            gpu_memory_utilization=0.05,  # a server may be running on the same device
             limit_mm_per_prompt={"image": 1, "video": 0},
             hf_overrides={KEY: True},
         )
@@ -54,23 +54,24 @@ def self_test() -> dict[str, Any]:
         pruned, _ = ask(page, True)
         plain, with_pruning = ask(grain, False), ask(grain, True)
     selection = select(page)
-    return judge(everything - pruned, selection.total, selection.kept, plain, with_pruning, len(grain) // 32)
+    return verdict(everything - pruned, selection.total, selection.kept, plain, with_pruning, len(grain) // 32)
 
 
-def judge(
+def verdict(
     fewer: int, total: int, kept: int, plain: tuple[int, list[int]], with_pruning: tuple[int, list[int]], side: int
 ) -> dict[str, Any]:
-    """What the counts of tokens say.
+    """What the token counts show.
 
     Example:
-        >>> judge(0, 192, 100, (90, [1]), (90, [1]), 8)["problem"]
-        'the engine does not prune: of a page with 192 blocks 92 should go, 0 did'
+        >>> verdict(0, 192, 100, (90, [1]), (90, [1]), 8)["problem"]
+        'the engine does not prune: 92 of the 192 blocks of a page should be dropped, 0 were'
     """
     if fewer != total - kept:
         what = "does not prune" if not fewer else "prunes wrongly"
-        return {"problem": f"the engine {what}: of a page with {total} blocks {total - kept} should go, {fewer} did"}
+        counts = f"{total - kept} of the {total} blocks of a page should be dropped, {fewer} were"
+        return {"problem": f"the engine {what}: {counts}"}
     if plain != with_pruning:
-        return {"problem": "a photograph, of which nothing is dropped, gets another answer with pruning than without"}
+        return {"problem": "a photograph, from which nothing is dropped, gets a different answer with pruning"}
     return {"total": total, "kept": kept, "photograph": side * side}
 
 

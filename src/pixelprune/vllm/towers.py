@@ -22,7 +22,7 @@ _log = init_logger("vllm.pixelprune")
 
 
 class TowerMixin:
-    """In front of a stock model class whose vision encoder takes `encoder_metadata`.
+    """For a stock model class whose vision encoder takes `encoder_metadata`; comes before it in the bases.
 
     Attributes:
         row_keys: what of the metadata has one row per patch.
@@ -32,7 +32,7 @@ class TowerMixin:
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        # Said by the model: where this line stands, pruning is in force.
+        # Logged by the model: where this line appears, pruning is in force.
         if line := announcement(vllm_config.model_config, type(self).__name__):
             _log.info_once(line, scope="global")
 
@@ -89,7 +89,7 @@ class TowerMixin:
         return {key: full[key].index_select(0, index) for key in self.row_keys if key in full}
 
     def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
-        """What attention needs to know of where images begin, from int32 (images + 1,)."""
+        """What attention needs to know about where images begin, from int32 (images + 1,)."""
         tower = self._tower()
         return {
             "sequence_lengths": MMEncoderAttention.maybe_compute_seq_lens(tower.attn_backend, cumulative, tower.device),
@@ -99,7 +99,7 @@ class TowerMixin:
 
 
 class PlainLengthsMixin:
-    """In front of `TowerMixin`, for encoders that pass plain lengths to attention, whatever the machine."""
+    """For encoders that pass plain lengths to attention on every machine; comes before `TowerMixin`."""
 
     def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
         tower, begins = self._tower(), torch.from_numpy(cumulative)
@@ -110,7 +110,7 @@ class PlainLengthsMixin:
 
 
 class GraphMixin:
-    """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay smaller ones."""
+    """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay the smaller ones."""
 
     def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
         masks = mm_kwargs.get(IMAGE_KEPT)
@@ -162,7 +162,7 @@ class _KeptGrid(list[int]):
 
 
 class _Tower:
-    """What vLLM's sharding asks of a vision encoder."""
+    """The parts of a vision encoder that vLLM's sharding uses."""
 
     def __init__(self, model: Any) -> None:
         tower = model._tower()

@@ -29,7 +29,7 @@ class DotsOCRForCausalLM(PlainLengthsMixin, TowerMixin, stock.DotsOCRForCausalLM
         return {"rotary_pos_emb": angles[async_tensor_h2d(patches.index, device=angles.device)]}
 
     def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
-        """The parts of the stock encoder one after the other, since its `forward` takes whole grids only."""
+        """The parts of the stock encoder, one after the other, since its `forward` takes only complete grids."""
         tower, metadata = self.vision_tower, self._metadata(keep)
         hidden = tower.patch_embed(pixels.to(tower.dtype))
         for block in tower.blocks:

@@ -48,7 +48,7 @@ class Ernie4_5_VLMoeForConditionalGeneration(
         return features
 
     def _strips(self, masks: Sequence[Tensor]) -> Tensor:
-        """Grids with as many patches as are kept, which is all that the resampler asks of them."""
+        """Grids with as many patches as are kept, which is all that the resampler reads from them."""
         merge = self.vision_model.spatial_merge_size
         return torch.tensor([[1, merge, merge * int(mask.sum())] for mask in masks])
 

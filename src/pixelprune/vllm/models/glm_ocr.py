@@ -24,7 +24,7 @@ class GlmOcrForConditionalGeneration(
         return {"rotary_pos_emb_cos": cos[index], "rotary_pos_emb_sin": sin[index]}
 
     def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
-        """The parts of the stock encoder one after the other, since its `forward` drops the metadata it is given."""
+        """The parts of the stock encoder, one after the other, since its `forward` ignores the metadata it is given."""
         tower, merge = self.visual, self.visual.spatial_merge_size
         metadata = self._metadata(keep)
         hidden = tower.patch_embed(tower.input_norm(pixels.to(tower.device), tower.dtype)).unsqueeze(1)

@@ -43,7 +43,7 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
         return torch.cat([self._encode_one(*one) for one in zip(pixels, keep.each(), strict=True)])
 
     def _encode_one(self, pixels: Tensor, keep: KeepMask) -> Tensor:
-        """The parts of the stock encoder one after the other, with patches block by block."""
+        """The parts of the stock encoder, one after the other, with patches block by block."""
         tower, merge = self.visual.vision_model, self.config.vision_config.spatial_merge_size
         ((_, height, width),) = grids = keep.grids(merge)
         kept = keep_patches(keep, merge, "raster")

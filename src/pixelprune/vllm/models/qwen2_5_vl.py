@@ -20,7 +20,7 @@ from pixelprune.vllm.towers import GraphMixin, TowerMixin, cumulative_lengths, l
 class Qwen2_5_VLMultiModalProcessor(PruningProcessor, stock.Qwen2_5_VLMultiModalProcessor):
     def _check_engine(self) -> None:
         super()._check_engine()
-        # Whether there are graphs too is not known here, but to the model, when it is built.
+        # Only the model, when it is built, knows whether there are graphs too.
         if self.info.ctx.get_mm_config().mm_encoder_tp_mode == "data" and not self._is_ready:
             raise ValueError(
                 "pixelprune cannot be switched on by requests to this model with --mm-encoder-tp-mode data; start the "
@@ -37,8 +37,8 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
         graphs = vllm_config.compilation_config.cudagraph_mm_encoder
         if graphs and self.use_data_parallel and is_asked(vllm_config.model_config):
             raise ValueError(
-                "pixelprune cannot prune this model with CUDA graphs of the encoder and --mm-encoder-tp-mode data at "
-                "once; leave one of them out"
+                "pixelprune cannot prune this model with CUDA graphs of the encoder and --mm-encoder-tp-mode data "
+                "together; leave one of them out"
             )
 
     def _metadata(self, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
@@ -82,6 +82,6 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
         specs = super().get_encoder_cudagraph_item_specs(mm_kwargs)
         if IMAGE_KEPT not in mm_kwargs:
             return specs
-        # A graph has room for the windows of a dense image; kept blocks can be spread over more. No graph is this
-        # large, so these images are encoded without one.
+        # A graph has room for the windows of a dense image, and kept blocks can be spread over more. A size that no
+        # graph has makes vLLM encode these images without one.
         return [EncoderItemSpec(input_size=spec.input_size, output_tokens=2**30) for spec in specs]
