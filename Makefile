@@ -39,6 +39,10 @@ test-vllm: $(VENV)-vllm/installed
 	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/plan tests/transformers
 	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/vllm src/pixelprune/vllm
 
+# The variable turns off an announcement of mkdocs-material.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/installed-test
 	$(BIN)/pixelprune bench select
 	$(BIN)/pixelprune bench processor
@@ -74,9 +78,14 @@ $(VENV)/installed-core: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[pdf]' --group core
 	@touch $@ $(VENV)/installed
 
+# The site is made from the source alone; nothing of the package is imported.
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/python
+	$(PIP) install --group docs
+	@touch $@
+
 $(VENV)/installed-test: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[pdf,training]' --group core --group check
-	@touch $@ $(VENV)/installed $(VENV)/installed-core
+	$(PIP) install --editable '.[pdf,training]' --group core --group check --group docs
+	@touch $@ $(VENV)/installed $(VENV)/installed-core $(VENV)/installed-docs
 
 $(VENV)-vllm/installed: pyproject.toml scripts/vllm_env.sh
 	rm -rf $(VENV)-vllm

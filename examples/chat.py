@@ -1,8 +1,8 @@
-"""Ask a vision-language model about an image, with pruning on, and say what that saved.
+"""Ask a vision-language model about an image, with pruning on, and print what that saved.
 
     python examples/chat.py MODEL IMAGE "What is the total?" [--threshold 0.02]
 
-MODEL is a name on a hub or a folder, of a family that `pixelprune.transformers` knows.
+MODEL is a name on a hub or a folder; it must be of a family that `pixelprune.transformers` knows.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import pixelprune
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ask a vision-language model about an image, pruned.")
     parser.add_argument("model", help="name or folder")
-    parser.add_argument("image", help="path or address")
+    parser.add_argument("image", help="path or URL")
     parser.add_argument("question")
-    parser.add_argument("--threshold", type=float, default=0.0, help="τ, as a share of full scale; default 0: exact")
+    parser.add_argument(
+        "--threshold", type=float, default=0.0, help="τ, as a fraction of full scale; default 0: lossless"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=256)
     options = parser.parse_args()
     try:
