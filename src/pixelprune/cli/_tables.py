@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,30 @@ def print_result(result: dict[str, Any], table: Callable[[dict[str, Any]], Table
 
 
 def print_table(table: Table) -> None:
-    """Print a table with its title above and its notes below; headings wrap before numbers do."""
-    title = common.printable(table.title)
-    shown = RichTable(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, (heading, side) in enumerate(table.columns):
-        widest = max((len(row[place]) for row in table.rows), default=0)
-        width = widest if side == "right" else None
-        shown.add_column(common.printable(heading), justify=side, min_width=width, overflow="fold", header_style="dim")
+    """Print a table with its title above and its notes below.
+
+    Where the screen is too narrow, gaps shrink and headings wrap first, then names. Numbers are never broken.
+    """
+    cells = [max((len(row[place]) for row in table.rows), default=0) for place in range(len(table.columns))]
+    wide = sum(max(len(heading), width) + 2 for (heading, _), width in zip(table.columns, cells, strict=True))
+    narrow = wide - 2 > common.out.width
+    shown = RichTable(
+        title=common.printable(table.title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1 if narrow else 2, 0, 0),
+    )
+    for (heading, side), width in zip(table.columns, cells, strict=True):
+        lines = textwrap.wrap(heading, max(width, 1), break_long_words=False) if narrow else [heading]
+        shown.add_column(
+            "\n".join(map(common.printable, lines)),
+            justify=side,
+            no_wrap=side == "right",
+            overflow="fold",
+            header_style="dim",
+        )
     for row in table.rows:
         shown.add_row(*map(common.printable, row))
     common.out.print(shown)
