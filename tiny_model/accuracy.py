@@ -10,26 +10,24 @@ import argparse
 import json
 import logging
 import math
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import pixelprune
 import pixelprune.transformers
 from pixelprune import PruneConfig, baselines
-from pixelprune.bench._timing import machine
+from pixelprune.bench._tables import Table, measured_on, numbers, texts
+from pixelprune.bench._timing import machine, median_seconds
 from tiny_model import rows
 from tiny_model.evaluate import FOLDER, Score, chat_inputs, load, score
 from tiny_model.tasks import TASKS, Sample, held_out
@@ -91,7 +89,7 @@ def measure(model: Any, processor: Any, samples: Sequence[Sample], choose: Choos
     return score(model, processor, samples, make=partial(inputs_for, choose=choose))
 
 
-def table(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def accuracies(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Accuracy of a checkpoint by way of choosing and task."""
     model, processor = pixelprune.transformers.enable(*load(folder))
     result: dict[str, dict[str, Any]] = {}
@@ -124,24 +122,52 @@ def trained(method: str, data: Path, folder: Path) -> Path:
     return folder
 
 
-def seconds_a_step(count: int = 12) -> dict[str, float]:
-    """Median seconds of forward and backward, batches of all tokens and of kept ones by turns."""
+def seconds_per_step(count: int = 12) -> dict[str, float]:
+    """Median seconds of forward and backward; batches of all tokens and of kept ones take turns."""
     model, processor = pixelprune.transformers.enable(*load(FOLDER))
     model.train()
     pairs = zip(*(held_out(task, count * BATCH // 2) for task in TASKS), strict=True)
     samples = [sample for pair in pairs for sample in pair]
-    times: dict[str, list[float]] = {"all tokens": [], "kept tokens": []}
-    for start in range(0, len(samples), BATCH):
-        part = samples[start : start + BATCH]
-        for name, choose in (("all tokens", None), ("kept tokens", pixelprune.select)):
-            inputs = inputs_for(processor, part, choose)
+    parts = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+
+    def steps(choose: Chooser | None) -> Callable[[], None]:
+        batches = iter([inputs_for(processor, part, choose) for part in parts])
+
+        def step() -> None:
+            inputs = next(batches)
             labels = inputs["input_ids"].clone()
             labels[:, :-4] = -100
-            begin = time.perf_counter()
             model(**inputs, labels=labels).loss.backward()
             model.zero_grad()
-            times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+        return step
+
+    return median_seconds({"all tokens": steps(None), "kept tokens": steps(pixelprune.select)}, count - 1)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of the JSON that `main` writes."""
+    lines = []
+    for model, ways in result["models"].items():
+        for way, tasks in ways.items():
+            cells: list[str] = []
+            for cell in (tasks[task] for task in ("read", "find")):
+                low, high = (100 * end for end in cell["interval"])
+                share = 100 * cell["right"] / cell["count"]
+                cells += [f"{share:.1f} % ({low:.1f}–{high:.1f})", f"{cell['retained']:.2f}"]
+            lines.append((model, way, *cells))
+    columns = texts("model", "visual tokens") + numbers("reading", "retained", "finding", "retained")
+    return Table("Accuracy", columns, tuple(lines), (_note(result),))
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    count = result["models"]["as trained"]["all tokens"]["read"]["count"]
+    full, kept = (result["seconds per step"][name] for name in ("all tokens", "kept tokens"))
+    return measured_on(
+        result["machine"],
+        f"{count:,} held-out images per task. Forward and backward of {result['batch']} images: {full:.2f} s with all "
+        f"tokens, {kept:.2f} s with those kept at τ = 0, {full / kept:.2f} × faster (medians, one thread)",
+    )
 
 
 def main() -> None:
@@ -151,14 +177,14 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    models = {"as trained": table(FOLDER, options.count, list(SELECTED))}
+    models = {"as trained": accuracies(FOLDER, options.count, list(SELECTED))}
     both = ["all tokens", "pred2d, τ = 0"]
     with tempfile.TemporaryDirectory() as scratch:
         data = rows.write(Path(scratch) / "data", ROWS)
         for method, name in (("sft", "fine-tuned on pruned inputs"), ("distil", "self-distilled")):
-            models[name] = table(trained(method, data, Path(scratch) / method), options.count, both)
-    about = {**machine(), "torch": torch.__version__, "transformers": transformers.__version__}
-    result = {"models": models, "seconds a step": seconds_a_step(), "batch": BATCH, "machine": about}
+            models[name] = accuracies(trained(method, data, Path(scratch) / method), options.count, both)
+    about = {"batch": BATCH, "machine": machine("torch", "transformers")}
+    result = {"models": models, "seconds per step": seconds_per_step(), **about}
     options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

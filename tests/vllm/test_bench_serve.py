@@ -62,7 +62,7 @@ def test_standin_is_pruned(tmp_path: Path) -> None:
     run_in_subprocess(save_standin, tmp_path)
     commands = {"stock": bench.STANDIN_OPTIONS, "pruned": bench.with_pruning(bench.STANDIN_OPTIONS, PruneConfig())}
     about, sizes = run_in_subprocess(
-        bench.look, str(tmp_path), commands, {"flat": np.full((256, 256, 3), 255, np.uint8)}
+        bench.versions_and_bytes, str(tmp_path), commands, {"flat": np.full((256, 256, 3), 255, np.uint8)}
     )
     assert set(about) == {"device", "vllm", "torch", "transformers"}
     assert sizes["stock"]["flat"] > 64 * 32 * 32 * 3 * 2

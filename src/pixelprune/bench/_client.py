@@ -1,4 +1,4 @@
-"""Requests about a picture over HTTP, timed, with nothing but the standard library."""
+"""Requests about an image over HTTP, timed, with the standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import PIL.Image
 from pixelprune.bench._servers import ServerError
 from pixelprune.selection._blocks import Image
 
-# What the model is called in requests.
+# The name of the model in requests.
 NAME = "bench"
 CONCURRENCY = 2
 MAX_TOKENS = 4
@@ -40,12 +40,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Batch:
-    """What requests took that were sent together, and others one by one.
+    """What a batch of requests took.
 
     Attributes:
-        requests: how many were sent together.
-        seconds: from the first one sent to the last one answered.
-        alone: answers to those that were sent one by one.
+        requests: how many were sent two at a time.
+        seconds: from the first of those sent to the last one answered.
+        alone: answers to the requests that were sent one by one.
     """
 
     requests: int
@@ -53,13 +53,13 @@ class Batch:
     alone: list[Answer]
 
 
-def body(image: Image) -> bytes:
-    """A request about one picture, ready to be sent."""
+def request_body(image: Image) -> bytes:
+    """The JSON of a request about one image, uint8 (H, W, 3)."""
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, "PNG", compress_level=1)
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": _QUESTION}]
-    asked = {
+    request = {
         "model": NAME,
         "messages": [{"role": "user", "content": content}],
         "max_tokens": MAX_TOKENS,
@@ -68,46 +68,46 @@ def body(image: Image) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return json.dumps(asked).encode()
+    return json.dumps(request).encode()
 
 
 def ask(url: str, image: Image) -> Answer:
-    """Put one picture to a server."""
-    return _send(url, body(image))
+    """Send one image to a server."""
+    return _send(url, request_body(image))
 
 
 def send(url: str, together: Sequence[bytes], alone: Sequence[bytes]) -> Batch:
-    """Send some requests one by one and the others two at a time, and read the answers to their ends."""
-    answers = [_send(url, one) for one in alone]
+    """Send the requests `alone` one by one and those `together` two at a time, and read all answers in full."""
+    answers = [_send(url, body) for body in alone]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         start = time.perf_counter()
-        list(pool.map(lambda one: _send(url, one), together))
+        list(pool.map(lambda body: _send(url, body), together))
         return Batch(len(together), time.perf_counter() - start, answers)
 
 
-def _send(url: str, request: bytes) -> Answer:
-    # http.client asks no proxy, unlike urllib.
+def _send(url: str, body: bytes) -> Answer:
+    # http.client uses no proxy, unlike urllib.
     connection = HTTPConnection(urlsplit(url).netloc, timeout=600)
     first, tokens = None, 0
     start = time.perf_counter()
     try:
-        connection.request("POST", "/v1/chat/completions", request, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
             raise ServerError(f"the server refused a request: {_message(response.read())}")
         for event in _events(response):
-            # vLLM sends the first choices, which may hold no text, when it has the first token.
+            # vLLM sends the first choices, which may hold no text, as soon as it has the first token.
             if event.get("choices") and first is None:
                 first = time.perf_counter() - start
             if "error" in event:
-                raise ServerError(f"the server gave up on a request: {_message(json.dumps(event).encode())}")
+                raise ServerError(f"the server failed on a request: {_message(json.dumps(event).encode())}")
             tokens = (event.get("usage") or {}).get("prompt_tokens", tokens)
     except (OSError, HTTPException) as error:
-        raise ServerError(f"the server went away during a request: {error}") from error
+        raise ServerError(f"the connection was lost during a request: {error}") from error
     finally:
         connection.close()
     if first is None or not tokens:
-        raise ServerError("the server answered without a token")
+        raise ServerError("the server answered without any token")
     return Answer(first, tokens)
 
 

@@ -16,6 +16,12 @@ def counted_flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
+def speed_up(seconds: tuple[float, float], flops: tuple[int, int]) -> dict[str, float]:
+    """Seconds with all tokens and with the kept ones, their quotient, and the one that `flops` lead to expect."""
+    (full, pruned), (all_flops, kept_flops) = seconds, flops
+    return {"full": full, "pruned": pruned, "speed_up": full / pruned, "flops": all_flops / kept_flops}
+
+
 def _attention(query: Any, key: Any, value: Any, dropout: float = 0, causal: bool = False, **rest: Any) -> int:
     every: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
     return every // 2 if causal else every

@@ -1,4 +1,4 @@
-"""A server of vLLM in processes of its own, which end with it."""
+"""A vLLM server in its own processes, which end with it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Server:
     Args:
         model: name or folder.
         arguments: options of `vllm serve`.
-        env: environment variables on top of those of this process.
-        patience: seconds to wait for an answer.
+        env: environment variables in addition to those of this process.
+        patience: seconds to wait until the server answers.
 
     Attributes:
-        url: without a path at its end, while the server runs.
+        url: http://HOST:PORT while the server runs, else empty.
 
     Raises:
         ServerError: on entering, if it does not start.
@@ -48,7 +48,7 @@ class Server:
 
     def __enter__(self) -> Server:
         port = free_port()
-        # Options that come later win, so these hold whatever was asked for.
+        # Later options win, so these hold whatever `arguments` say.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model, *self.arguments]
         command += ["--host", HOST, "--port", str(port)]
         self._log: IO[bytes] = tempfile.TemporaryFile()
@@ -58,7 +58,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group, to be stopped as one, that Ctrl-C does not reach before us
+            start_new_session=True,  # a group that is stopped as one, and that Ctrl-C does not reach first
         )
         try:
             self._wait(port)
@@ -78,7 +78,7 @@ class Server:
         """The last megabyte of what the server has printed."""
         file = self._log.fileno()
         start = max(0, os.fstat(file).st_size - 2**20)
-        # Read in place: the server writes where the file's position is.
+        # pread, since the server writes at the position of the file.
         return os.pread(file, 2**20, start).decode(errors="replace")
 
     def stop(self) -> None:
@@ -104,7 +104,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to now."""
+    """A port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

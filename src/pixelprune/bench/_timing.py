@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,14 +21,14 @@ from pixelprune.selection._blocks import Image
 _Key = TypeVar("_Key", bound=Hashable)
 
 
-def median_seconds(
+def seconds_in_turns(
     contenders: Mapping[_Key, Callable[[], object]],
     rounds: int,
     *,
     warm_up: int = 1,
     before: Callable[[], object] = lambda: None,
-) -> dict[_Key, float]:
-    """Median seconds of each contender.
+) -> dict[_Key, list[float]]:
+    """Seconds of each contender in each round.
 
     Contenders take turns within each round, so that a slow moment of the machine hits all of them.
 
@@ -49,7 +50,19 @@ def median_seconds(
                 times[name].append(time.perf_counter() - start)
     finally:
         gc.enable()
-    return {name: statistics.median(taken[warm_up:]) for name, taken in times.items()}
+    return {name: taken[warm_up:] for name, taken in times.items()}
+
+
+def median_seconds(
+    contenders: Mapping[_Key, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    before: Callable[[], object] = lambda: None,
+) -> dict[_Key, float]:
+    """Median seconds of each contender, with the arguments of `seconds_in_turns`."""
+    times = seconds_in_turns(contenders, rounds, warm_up=warm_up, before=before)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 @contextmanager
@@ -70,14 +83,15 @@ def square(image: Image, side: int) -> Image:
     return np.array(PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.BICUBIC))
 
 
-def machine() -> dict[str, Any]:
-    """Where and when this runs."""
+def machine(*packages: str) -> dict[str, Any]:
+    """Where and when this runs, with the versions of numpy and of `packages`, which are imported."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        **{name: str(import_module(name).__version__) for name in packages},
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import PIL.Image
 import torch
 from torch import Tensor
 
-from pixelprune.bench._flops import counted_flops
+from pixelprune.bench._flops import counted_flops, speed_up
+from pixelprune.bench._tables import Table, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, square
 from pixelprune.plan.keep import KeepMask
 from pixelprune.selection._blocks import Image
@@ -19,6 +21,7 @@ from pixelprune.transformers.positions import mrope_positions
 
 # Tokens of text in front of the image, and behind it.
 _TEXT = 32
+_FIGURES = numbers("full", "pruned", "speed-up", "by FLOPs")
 
 
 def bench_prefill(
@@ -27,19 +30,19 @@ def bench_prefill(
     """Vision encoder and prefill of the language model, all tokens against the kept ones.
 
     Widths are those of Qwen3-VL-2B. Encoder and language model have `depth` layers each instead of
-    24 and 28, so that a CPU can run them; layers are alike, so ratios hold for any depth but for
-    what is done once.
+    24 and 28, so that a CPU can run them. All layers are the same, so ratios hold for any depth,
+    except for the work that is done once.
 
     Args:
         page: uint8 (H, W, 3), resized to side × side pixels.
         sides: in pixels, multiples of 32.
         depth: layers.
-        rounds: timed rounds, in which all take turns.
+        rounds: timed rounds, in which both take turns.
 
     Returns:
-        By side: ``retain_ratio``, ``tokens`` and ``kept``, and for ``vision`` and ``language`` the
+        By side: ``tokens``, ``kept`` and ``retain_ratio``, and for ``vision`` and ``language`` the
         median seconds ``full`` and ``pruned``, their quotient ``speed_up``, and ``flops``, the
-        quotient of the floating-point operations that were counted in both.
+        quotient of the floating-point operations counted in both.
     """
     model, family = wide_model(depth, depth), families.family("qwen3_vl")
     processor = enable(processor=standin_processor()).image_processor
@@ -79,15 +82,35 @@ def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> di
     with torch.no_grad():
         features = {"full": encode_all(), "pruned": encode_kept()}
         parts = {"vision": (encode_all, encode_kept), "language": (read_all, read_kept)}
-        contenders = {(part, i): run for part, runs in parts.items() for i, run in enumerate(runs)}
-        times = median_seconds(contenders, rounds)
-        flops = {key: counted_flops(run) for key, run in contenders.items()}
-    result: dict[str, Any] = {"tokens": total, "kept": kept, "retain_ratio": kept / total}
-    for part in parts:
-        result[part] = {
-            "full": times[part, 0],
-            "pruned": times[part, 1],
-            "speed_up": times[part, 0] / times[part, 1],
-            "flops": flops[part, 0] / flops[part, 1],
-        }
-    return result
+        compared = {part: _compared(runs, rounds) for part, runs in parts.items()}
+    return {"tokens": total, "kept": kept, "retain_ratio": kept / total, **compared}
+
+
+def _compared(runs: tuple[Callable[[], object], Callable[[], object]], rounds: int) -> dict[str, float]:
+    """What all tokens took (the first run) against the kept ones (the second)."""
+    times = median_seconds(dict(enumerate(runs)), rounds)
+    return speed_up((times[0], times[1]), (counted_flops(runs[0]), counted_flops(runs[1])))
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of a result of `pixelprune bench prefill`."""
+    rows = [
+        (
+            f"{side}²",
+            f"{case['tokens']:,}",
+            f"{case['kept']:,}",
+            label,
+            f"{case[part]['full']:.2f} s",
+            f"{case[part]['pruned']:.2f} s",
+            f"{case[part]['speed_up']:.2f} ×",
+            f"{case[part]['flops']:.2f} ×",
+        )
+        for side, case in result["sides"].items()
+        for part, label in (("vision", "vision encoder"), ("language", "language model"))
+    ]
+    return Table(
+        f"Encoder and prefill, widths of Qwen3-VL-2B, {result['depth']} + {result['depth']} layers, τ = 0, medians",
+        (*texts("page"), *numbers("visual tokens", "kept"), *texts("part"), *_FIGURES),
+        tuple(rows),
+        (measured_on(result["machine"]),),
+    )

@@ -1,11 +1,13 @@
-"""How long an image processor takes, stock against pruned, and how many bytes it hands on."""
+"""How long an image processor takes, stock against pruned, and how many bytes it passes to the model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import PIL.Image
 
+from pixelprune.bench._tables import Table, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.bench.select import SIDES
 from pixelprune.images.samples import photograph
@@ -20,8 +22,8 @@ def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, 
     Args:
         pictures: uint8 (H, W, 3), by name; each is resized to side × side pixels.
         sides: in pixels, multiples of 32.
-        rounds: timed rounds at the largest side, more at smaller ones; both take turns in each, and
-            one round before them is thrown away.
+        rounds: timed rounds at the largest side, more at smaller ones; both take turns in each round,
+            and one round of warm-up is thrown away.
 
     Returns:
         By picture and side: median milliseconds ``stock_ms`` and ``pruned_ms``, ``stock_bytes`` and
@@ -39,7 +41,7 @@ def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, 
 
 
 def processor_pictures(page: Image, screen: Image) -> dict[str, Image]:
-    """The three kinds that the benchmark speaks of."""
+    """The three kinds of images that are measured."""
     return {"page": page, "screen": screen, "photograph": photograph(max(SIDES))}
 
 
@@ -60,3 +62,27 @@ def _compare(stock: Any, pruned: Any, image: PIL.Image.Image, rounds: int) -> di
         **{f"{name}_bytes": size for name, size in sizes.items()},
         "retain_ratio": retained,
     }
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of a result of `pixelprune bench processor`."""
+    rows = [
+        (
+            f"{name}, {side}²",
+            f"{case['stock_ms']:.1f} ms",
+            f"{case['pruned_ms']:.1f} ms",
+            f"{case['stock_ms'] / case['pruned_ms']:.2f} ×",
+            f"{case['stock_bytes'] / 1e6:.0f} MB",
+            f"{case['pruned_bytes'] / 1e6:.0f} MB",
+            f"{case['retain_ratio']:.3f}",
+        )
+        for name, sides in result["pictures"].items()
+        for side, case in sides.items()
+    ]
+    headings = ("stock", "pruned", "speed-up", "pixel_values, stock", "pixel_values, pruned", "retain ratio")
+    return Table(
+        "Image processor of Qwen3-VL, τ = 0, one thread, medians",
+        texts("image") + numbers(*headings),
+        tuple(rows),
+        (measured_on(result["machine"]),),
+    )

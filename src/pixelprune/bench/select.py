@@ -1,4 +1,4 @@
-"""How long a selection takes, side by side with copying the image and with float torch code."""
+"""How long a selection takes, compared with copying the image and with float torch code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from pixelprune.bench._timing import median_seconds, one_thread, square
+from pixelprune.bench._tables import Table, measured_on, numbers, texts
+from pixelprune.bench._timing import median_seconds, one_thread, seconds_in_turns, square
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
 from pixelprune.selection.config import PruneConfig
@@ -23,16 +23,28 @@ from pixelprune.selection.select import select
 SIDES = (1024, 2048, 4096)
 BLOCK = 32
 
+# By contender, what it is called in a table.
+_LABELS = {
+    "exact": "select from page, τ = 0",
+    "bounded": "select from page, τ = 0.02",
+    "rmse": "select from page, τ = 0.02, rmse",
+    "photo_exact": "select from photograph, τ = 0",
+    "photo_bounded": "select from photograph, τ = 0.02",
+    "photo_rmse": "select from photograph, τ = 0.02, rmse",
+    "torch": "float torch code, τ = 0",
+    "torch_compare": "float torch code, comparisons only",
+}
+
 
 def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
     """Median milliseconds of each contender on `image` at side × side pixels, on one thread.
 
-    Contenders take turns within each round, so that a slow moment hits all of them; two rounds of
-    warm-up are thrown away. ``photo_*`` runs on an image from which nothing can be dropped in max.
+    Contenders take turns within each round; two rounds of warm-up are thrown away. ``photo_*`` runs on
+    an image from which nothing can be dropped at either threshold in the metric "max".
 
     Returns:
-        Milliseconds by contender. If torch is installed, ``torch`` is `float_torch_keep` from the
-        image on, ``torch_compare`` its comparisons alone, on patches that are there already.
+        Milliseconds by contender. If torch is installed, ``torch`` is `float_torch_keep`, which starts
+        from the image, and ``torch_compare`` its comparisons only, on patches made beforehand.
     """
     page = square(image, side)
     photo = photograph(side)
@@ -53,11 +65,11 @@ def bench_select(image: Image, side: int, rounds: int = 21) -> dict[str, float]:
 
 
 def bench_threads(image: Image, side: int = 2048, rounds: int = 15, repeats: int = 100) -> dict[str, float]:
-    """How many times the selections of one thread as many threads as cores make together.
+    """How many times as many selections all cores make as one thread does in the same time.
 
-    One thread and all of them take turns; the median of their ratios counts. Where the system
-    allows it, each thread is tied to a core: left alone, threads that hand a lock to each other
-    are at times kept on one.
+    One thread and one thread per core take turns; the median of their ratios counts. Where the system
+    allows it, each thread is tied to a core: otherwise threads that pass a lock to each other are
+    sometimes kept on one core.
     """
     page = square(image, side)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
@@ -69,14 +81,13 @@ def bench_threads(image: Image, side: int = 2048, rounds: int = 15, repeats: int
         for _ in range(repeats):
             select(page)
 
-    def rate(pool: ThreadPoolExecutor, count: int) -> float:
-        start = time.perf_counter()
-        list(pool.map(work, range(count)))
-        return count / (time.perf_counter() - start)
-
     with ThreadPoolExecutor(threads) as pool:
-        rate(pool, threads)
-        ratios = [rate(pool, threads) / rate(pool, 1) for _ in range(rounds)]
+        contenders = {
+            "every": lambda: list(pool.map(work, range(threads))),
+            "one": lambda: list(pool.map(work, range(1))),
+        }
+        times = seconds_in_turns(contenders, rounds)
+    ratios = [threads * one / every for one, every in zip(times["one"], times["every"], strict=True)]
     return {"threads": threads, "speed_up": statistics.median(ratios)}
 
 
@@ -99,7 +110,7 @@ def bench_startup(rounds: int = 7) -> dict[str, float]:
 
 
 def float_torch_keep(image: Image) -> Any:
-    """Pred-2D at τ = 0 the way research code has it: on normalised float32 patches, in torch.
+    """Pred-2D at τ = 0 the way research code does it: on normalized float32 patches, in torch.
 
     Returns:
         keep, a bool tensor (R, C).
@@ -108,7 +119,7 @@ def float_torch_keep(image: Image) -> Any:
 
 
 def float_torch_blocks(image: Image, block: int = BLOCK, patch: int = 16) -> Any:
-    """An image as Qwen-style processors hand it on: normalised, cut, and with T = 2 equal frames.
+    """An image as Qwen-style processors pass it to the model: normalized, cut, with T = 2 equal frames.
 
     Returns:
         float32 tensor (R, C, D) whose last axis is (m, m) patches of (channel, T, P, P).
@@ -148,3 +159,31 @@ def _bench_torch(page: Image) -> dict[str, float]:
 
 def _milliseconds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     return {name: 1e3 * taken for name, taken in median_seconds(contenders, rounds, warm_up=2).items()}
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of a result of `pixelprune bench select`: times as multiples of copying the image."""
+    sides, threads, startup = (result[key] for key in ("milliseconds", "threads", "startup_milliseconds"))
+    times = list(sides.values())
+    rows = [("copy the image: image.copy()", *(f"{t['copy']:.3f} ms" for t in times))]
+    for name, label in _LABELS.items():
+        if name in times[0]:
+            rows.append((label, *(f"{t[name] / t['copy']:.2f} × copy" for t in times)))
+    notes = [
+        measured_on(result["machine"], "medians of one run on one thread"),
+        f"{threads['threads']} threads, each tied to a core, make {threads['speed_up']:.2f} × the selections of one "
+        "(2048², τ = 0).",
+        f"Importing pixelprune takes {startup['import']:.0f} ms; the first call in a fresh process, with kernels "
+        f"already stored, {startup['first_call']:.0f} ms.",
+    ]
+    if "torch" in times[0]:
+        for name, label in (("exact", "τ = 0"), ("bounded", "τ = 0.02")):
+            rows.append((f"float torch code ÷ select, {label}", *(f"{t['torch'] / t[name]:.0f} ×" for t in times)))
+    else:
+        notes.append("torch is not installed, so the rows of float torch code are left out.")
+    return Table(
+        "Selection, one thread, medians",
+        texts("operation") + numbers(*(f"{side}²" for side in sides)),
+        tuple(rows),
+        tuple(notes),
+    )

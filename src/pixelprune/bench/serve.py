@@ -1,11 +1,11 @@
-"""What pruning saves a server of vLLM: the same pictures, put to a stock server and to one that prunes.
+"""What pruning saves in a vLLM server: the same images, sent to a stock server and to one that prunes.
 
-Both run at once and take turns, one batch of requests each, so that a slow moment of the machine hits both; a server
-that waits takes no time from the other. Caches are left as vLLM has them, but no picture is sent twice: each has its
-number stamped into its last corner, so none is found in a cache, and both servers get the same ones.
+Both run at once and take turns, one batch of requests each, so that a slow moment of the machine hits both; a waiting
+server takes no time from the other. Caches stay as vLLM has them, but no image is sent twice: each has its number
+stamped into its last corner, so none is found in a cache, and both servers get the same images.
 
-Requests per second are those of two requests at a time. The time to the first token is that of a request which is
-alone on its server: of two at once, it would tell which one was served first.
+Requests per second are measured with two requests at a time. The time to the first token is measured with one request
+at a time: with two, it would depend on which one is served first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 import PIL.Image
 
 from pixelprune._processes import run_in_subprocess
-from pixelprune.bench._client import NAME, Batch, ask, body, send
+from pixelprune.bench._client import NAME, Batch, ask, request_body, send
 from pixelprune.bench._servers import Server
+from pixelprune.bench._tables import Table, counted, measured_on, numbers, texts
 from pixelprune.bench._timing import machine
 from pixelprune.images.files import load_image
 from pixelprune.images.samples import SAMPLES, photograph, sample_path
@@ -30,13 +31,21 @@ from pixelprune.selection._blocks import Image
 from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.options import KEY
 
-# For the stand-in model: few and short requests, no minutes of compiling.
+# For the stand-in model: few and short requests, without minutes of compiling.
 STANDIN_OPTIONS = ["--enforce-eager", "--max-model-len", "4096", "--kv-cache-memory-bytes", str(2**29)]
 
-# Two engines share what one would take: vLLM takes nearly all memory unless it is told otherwise.
+# Two engines share the memory, of which each would take nearly all by default.
 _SHARED = ["--gpu-memory-utilization", "0.45"]
 # Profiling for the largest video takes memory that no request here needs.
 _ALWAYS = ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--served-model-name", NAME]
+
+# Key of a result, what it is called in a table, its unit, and how a number is written.
+_MEASURES = (
+    ("requests_per_second", "requests per second", 1, "{:.2f}"),
+    ("first_token_ms", "time to first token", 1e3, "{:.2f} s"),
+    ("prompt_tokens", "prompt tokens", 1, "{:,.0f}"),
+    ("bytes", "image data between processes", 1e6, "{:.2f} MB"),
+)
 
 
 class NotPrunedError(RuntimeError):
@@ -44,7 +53,7 @@ class NotPrunedError(RuntimeError):
 
 
 def default_pictures(longer: int = 1024) -> dict[str, Image]:
-    """The shipped samples with a longer side of about so many pixels, and a photograph."""
+    """The shipped samples with a longer side of about `longer` pixels, and a photograph."""
     pictures = {name: _resized(load_image(sample_path(name)), longer) for name in SAMPLES}
     return {**pictures, "photograph": photograph(longer * 3 // 4)}
 
@@ -58,29 +67,29 @@ def bench_serve(
     requests: int = 4,
     rounds: int = 3,
     one_after_another: bool = False,
-    tell: Callable[[str], object] = lambda line: None,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure a stock server and one that prunes.
 
     Args:
-        model: name or folder, of one of the architectures that the plugin prunes.
+        model: name or folder; its architecture must be one that the plugin prunes.
         pictures: uint8 (H, W, 3), by name.
         arguments: options of `vllm serve` for both.
         config: what may be dropped; default: exact duplicates.
-        requests: of each picture in each round, two at a time; half as many are sent alone.
-        rounds: in each, every picture is put to both servers; a batch before the first one is thrown away.
-        one_after_another: run the servers one after the other, for machines that do not hold two.
-        tell: is called with what is being done.
+        requests: per image and round, two at a time; half as many are sent one by one.
+        rounds: in each, every image is sent to both servers; one round of warm-up is thrown away.
+        one_after_another: run one server after the other, for machines whose memory does not hold two.
+        on_progress: called with a line that says what is being done.
 
     Returns:
-        ``machine``, and ``pictures``: by name its ``size``, and for ``stock`` and ``pruned`` the medians
-        ``requests_per_second``, ``first_token_ms`` and ``prompt_tokens``, and ``bytes``, which go from the front end
-        to the engine for one picture.
+        ``machine``, and ``pictures``: by name the ``size`` (W, H) in pixels, and for ``stock`` and ``pruned`` the
+        medians ``requests_per_second``, ``first_token_ms`` and ``prompt_tokens``, and ``bytes``, which vLLM's front end
+        sends to its engine per image.
 
     Raises:
-        NotPrunedError: a flat picture has no fewer tokens on the server that prunes.
+        NotPrunedError: a flat image does not have fewer tokens on the server that prunes.
         ServerError: a server did not start, or refused a request.
-        ValueError: `arguments` speak of pruning already.
+        ValueError: `arguments` already configure pruning.
     """
     shared = [*_ALWAYS, *([] if one_after_another else _SHARED), *arguments]
     commands = {"stock": shared, "pruned": with_pruning(shared, config or PruneConfig())}
@@ -90,13 +99,13 @@ def bench_serve(
         with ExitStack() as running:
             urls = {}
             for name in names:
-                tell(f"Starting the {name} server…")
+                on_progress(f"Starting the {name} server…")
                 urls[name] = running.enter_context(Server(model, commands[name])).url
                 flat[name] = ask(urls[name], np.full((512, 512, 3), 255, np.uint8)).prompt_tokens
             check(flat)
-            batches |= measure(urls, pictures, requests, rounds, tell)
-    tell("Counting bytes…")
-    about, sent = run_in_subprocess(look, model, commands, dict(pictures))
+            batches |= measure(urls, pictures, requests, rounds, on_progress)
+    on_progress("Counting bytes…")
+    about, sent = run_in_subprocess(versions_and_bytes, model, commands, dict(pictures))
     cases = {
         picture: {
             "size": [image.shape[1], image.shape[0]],
@@ -108,10 +117,10 @@ def bench_serve(
 
 
 def with_pruning(arguments: Sequence[str], config: PruneConfig) -> list[str]:
-    """`arguments` with pruning put into `--hf-overrides`, which may be there for other reasons.
+    """`arguments` with pruning added to `--hf-overrides`, which may already hold other keys.
 
     Raises:
-        ValueError: they speak of pruning already, or the overrides are no JSON object.
+        ValueError: pruning is already configured, or the overrides are not a JSON object.
 
     Example:
         >>> with_pruning(["--hf-overrides", '{"a": 1}', "--seed", "2"], PruneConfig())[:2]
@@ -132,16 +141,16 @@ def with_pruning(arguments: Sequence[str], config: PruneConfig) -> list[str]:
     except (ValueError, TypeError):
         raise ValueError(f"--hf-overrides must be a JSON object, got {given}") from None
     if KEY in overrides:
-        raise ValueError(f"leave {KEY} out of --hf-overrides: one server is to have it, and the other one is not")
+        raise ValueError(f"leave {KEY} out of --hf-overrides: it is added for one of the two servers")
     return [*rest, "--hf-overrides", json.dumps({**overrides, KEY: config.to_dict()})]
 
 
 def check(flat: Mapping[str, int]) -> None:
-    """Raise NotPrunedError unless a flat picture has fewer tokens where it is pruned."""
+    """Raise NotPrunedError unless a flat image has fewer tokens on the server that prunes."""
     if "stock" in flat and "pruned" in flat and flat["pruned"] >= flat["stock"]:
         raise NotPrunedError(
-            f"a flat picture has {flat['pruned']} prompt tokens on the server that should prune and {flat['stock']} on "
-            "the stock one, so nothing is pruned; `pixelprune check vllm` tells why"
+            f"a flat image has {flat['pruned']} prompt tokens on the server that should prune and {flat['stock']} on "
+            "the stock one, so nothing is pruned; `pixelprune check vllm` shows why"
         )
 
 
@@ -150,16 +159,16 @@ def measure(
     pictures: Mapping[str, Image],
     requests: int,
     rounds: int,
-    tell: Callable[[str], object] = lambda line: None,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[tuple[str, str], list[Batch]]:
-    """Batches by server and picture; in each round, the server that comes first is another one."""
-    numbers = count()
+    """Batches by server and picture; the server that comes first changes with each round."""
+    stamps = count()
     batches: dict[tuple[str, str], list[Batch]] = {(name, picture): [] for name in urls for picture in pictures}
     for number in range(rounds + 1):
-        tell(f"Measuring, round {number} of {rounds}…" if number else "Warming up…")
+        on_progress(f"Measuring, round {number} of {rounds}…" if number else "Warming up…")
         for picture, image in pictures.items():
             alone = (requests + 1) // 2 if number else 0
-            bodies = [body(stamped(image, next(numbers))) for _ in range(requests + alone)]
+            bodies = [request_body(stamped(image, next(stamps))) for _ in range(requests + alone)]
             for name in list(urls)[:: 1 if number % 2 else -1]:
                 batch = send(urls[name], bodies[alone:], bodies[:alone])
                 if number:
@@ -168,7 +177,7 @@ def measure(
 
 
 def summary(batches: Sequence[Batch]) -> dict[str, float]:
-    """Medians: of batches for requests per second, of requests that were alone for all else."""
+    """Medians: over batches for requests per second, over requests sent one by one for everything else."""
     answers = [answer for batch in batches for answer in batch.alone]
     return {
         "requests_per_second": statistics.median(batch.requests / batch.seconds for batch in batches),
@@ -178,29 +187,29 @@ def summary(batches: Sequence[Batch]) -> dict[str, float]:
 
 
 def stamped(image: Image, number: int) -> Image:
-    """A copy of `image` that no other number has: 16 bits, black or white, in 8 x 8 pixels of its last corner."""
+    """A copy of `image` that is unique to `number`: its 16 bits, black or white, in the last 8 × 8 pixels."""
     bits = [255 * (number >> place & 1) for place in range(16)]
     copy = image.copy()
     copy[-8:, -8:] = np.array(bits, np.uint8).reshape(4, 4).repeat(2, 0).repeat(2, 1)[..., None]
     return copy
 
 
-def look(
+def versions_and_bytes(
     model: str, commands: Mapping[str, Sequence[str]], pictures: Mapping[str, Image]
 ) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-    """Versions and device, and by name of a command and of a picture its `payload`."""
+    """Versions and device, and by name of a command the `engine_bytes` of each picture."""
     import torch
     import transformers
     import vllm
     from vllm.platforms import current_platform
 
     versions = {module.__name__: str(module.__version__) for module in (vllm, torch, transformers)}
-    sizes = {name: payload(model, command, pictures) for name, command in commands.items()}
+    sizes = {name: engine_bytes(model, command, pictures) for name, command in commands.items()}
     return {"device": current_platform.get_device_name(), **versions}, sizes
 
 
-def payload(model: str, arguments: Sequence[str], pictures: Mapping[str, Image]) -> dict[str, int]:
-    """Bytes that vLLM's front end sends its engine for one picture each: what its own encoder makes of them."""
+def engine_bytes(model: str, arguments: Sequence[str], pictures: Mapping[str, Image]) -> dict[str, int]:
+    """Bytes that vLLM's front end sends to its engine per picture, as vLLM's own encoder makes them."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -208,8 +217,8 @@ def payload(model: str, arguments: Sequence[str], pictures: Mapping[str, Image])
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.serial_utils import MsgpackEncoder
 
-    asked = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", model, *arguments])
-    processor = MULTIMODAL_REGISTRY.create_processor(AsyncEngineArgs.from_cli_args(asked).create_model_config())
+    options = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", model, *arguments])
+    processor = MULTIMODAL_REGISTRY.create_processor(AsyncEngineArgs.from_cli_args(options).create_model_config())
     prompt = processor.dummy_inputs.get_dummy_text({"image": 1})
     sizes = {}
     for name, image in pictures.items():
@@ -229,3 +238,22 @@ def _resized(image: Image, longer: int) -> Image:
     scale = longer / max(image.shape)
     height, width = (max(32, round(side * scale / 32) * 32) for side in image.shape[:2])
     return np.array(PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BICUBIC))
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of a result of `pixelprune bench serve`."""
+    rows = []
+    for name, case in result["pictures"].items():
+        for key, label, unit, form in _MEASURES:
+            stock, pruned = case["stock"][key], case["pruned"][key]
+            cells = [form.format(value / unit) for value in (stock, pruned)]
+            size = f"{name}, {case['size'][0]} × {case['size'][1]}"
+            rows.append((size, label, *cells, f"{pruned / stock:.2f} ×"))
+    rounds, requests = counted(result["rounds"], "round"), counted(result["requests"], "request")
+    how = f"{rounds} of {requests} two at a time and {(result['requests'] + 1) // 2} alone"
+    return Table(
+        f"vLLM, {result['model'] or 'random weights, widths of Qwen3-VL-2B, 2 + 2 layers'}, medians",
+        texts("image", "measure") + numbers("stock", "pruned", "pruned ÷ stock"),
+        tuple(rows),
+        (measured_on(result["machine"], f"τ = {result['threshold']:g}, {how}"),),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import PIL.Image
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pixelprune.bench._flops import counted_flops
+from pixelprune.bench._flops import counted_flops, speed_up
+from pixelprune.bench._tables import Table, counted, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
@@ -21,6 +22,7 @@ from pixelprune.transformers import enable, kept
 
 SIDES = (512, 1024)
 HALVES = ("forward", "backward")
+_FIGURES = numbers("full", "pruned", "full ÷ pruned", "by FLOPs", "deviation")
 _QUESTION, _ANSWER = "What is the total of this page?", "It is 1,234.56, due in 30 days."
 
 
@@ -30,34 +32,34 @@ def bench_train(
     depth: int = 2,
     rounds: int = 3,
     device: str = "cpu",
-    tell: Callable[[str], object] = lambda line: None,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """A training step on one picture, a question and its answer: all tokens against the kept ones.
 
     Widths are those of Qwen3-VL-2B, with `depth` layers each in encoder and language model instead of 24 and 28, and
     1,024 words instead of 151,936. All weights get gradients. The optimizer is left out: its work is the same for
-    both, and that of a model of few layers in no proportion to the rest.
+    both, and in a model of few layers it would outweigh the rest.
 
     Args:
-        pictures: uint8 (H, W, 3), by name; each is resized to side × side pixels. A photograph, of which nothing can be
-            dropped, is added at the middle one of the sides: what is not about 1 there is noise, or cost.
-        sides: in pixels, multiples of 32 from 256 on.
+        pictures: uint8 (H, W, 3), by name; each is resized to side × side pixels. A photograph, from which nothing can
+            be dropped, is added at the middle one of the sides: any deviation from 1 there is noise, or cost.
+        sides: in pixels, multiples of 32, at least 256.
         depth: layers.
-        rounds: timed rounds, in which both take turns; one before them is thrown away.
-        device: "cpu", where one thread calculates in float32, or "cuda", in bfloat16.
-        tell: is called with what is being done.
+        rounds: timed rounds, in which both take turns; one round of warm-up is thrown away.
+        device: "cpu" (float32, one thread) or "cuda" (bfloat16).
+        on_progress: called with a line that says what is being done.
 
     Returns:
         By picture and side: ``tokens`` and ``kept`` of the picture, ``length`` (all tokens of the prompt, full and
         pruned), and by part:
 
         - ``forward``, ``backward`` and ``step`` (both together): median seconds ``full`` and ``pruned``, their quotient
-          ``speed_up``, and ``flops``, the quotient of the floating-point operations that were counted in both;
+          ``speed_up``, and ``flops``, the quotient of the floating-point operations counted in both;
         - ``memory``: peak bytes ``full`` and ``pruned`` of what a step holds besides its inputs, the weights and their
           gradients, the quotient ``saving``, and the bytes of weights and gradients, ``fixed``, the same for both.
 
     Raises:
-        ValueError: a side or the device cannot be used.
+        ValueError: a side or the device is not usable.
     """
     _check(sides, device)
     model = wide_model(depth, depth).train()
@@ -69,14 +71,14 @@ def bench_train(
     result: dict[str, Any] = {}
     with one_thread():
         for name, picture, side in cases:
-            tell(f"{name}, {side}²…")
+            on_progress(f"{name}, {side}²…")
             image = PIL.Image.fromarray(square(picture, side))
             result.setdefault(name, {})[str(side)] = measure(model, processor, image, rounds)
     return result
 
 
 def gpu(device: str) -> dict[str, str]:
-    """What is to be added to the description of the machine."""
+    """What a GPU adds to the description of the machine."""
     return {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
 
 
@@ -85,27 +87,37 @@ def measure(model: Any, processor: Any, image: PIL.Image.Image, rounds: int) -> 
     inputs = {"full": example(processor, image, pixelprune=False), "pruned": example(processor, image)}
     (found,) = kept(inputs["pruned"])
     steps = {name: Step(model, batch) for name, batch in inputs.items()}
-    flops, memory = {}, {}
-    for name, step in steps.items():
-        flops[name], memory[name] = step.count()
+    counts = {name: step.count() for name, step in steps.items()}
     halves = {(name, half): getattr(step, half) for name, step in steps.items() for half in HALVES}
     seconds = median_seconds(halves, rounds, before=model.zero_grad)
-    result: dict[str, Any] = {
+    memory = {name: peak for name, (_, peak) in counts.items()}
+    return {
         "tokens": found.total,
         "kept": found.kept,
         "length": [batch["input_ids"].shape[1] for batch in inputs.values()],
+        **_speed_ups(seconds, {name: flops for name, (flops, _) in counts.items()}),
+        "memory": {
+            **memory,
+            "saving": memory["full"] / memory["pruned"],
+            "fixed": 2 * sum(weight.nbytes for weight in model.parameters()),
+        },
     }
-    for part, summed in {**{half: [half] for half in HALVES}, "step": HALVES}.items():
-        full, pruned = (sum(seconds[name, half] for half in summed) for name in steps)
-        counted, left = (sum(flops[name][half] for half in summed) for name in steps)
-        result[part] = {"full": full, "pruned": pruned, "speed_up": full / pruned, "flops": counted / left}
-    fixed = 2 * sum(weight.nbytes for weight in model.parameters())
-    result["memory"] = {**memory, "saving": memory["full"] / memory["pruned"], "fixed": fixed}
+
+
+def _speed_ups(
+    seconds: Mapping[tuple[str, str], float], flops: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, float]]:
+    """Both halves and the whole step, from what each half took "full" and "pruned"."""
+    result = {}
+    for part, halves in {**{half: (half,) for half in HALVES}, "step": HALVES}.items():
+        full, pruned = (sum(seconds[name, half] for half in halves) for name in ("full", "pruned"))
+        all_flops, kept_flops = (sum(flops[name][half] for half in halves) for name in ("full", "pruned"))
+        result[part] = speed_up((full, pruned), (all_flops, kept_flops))
     return result
 
 
 def example(processor: Any, image: PIL.Image.Image, **options: Any) -> dict[str, Any]:
-    """Inputs of the model for a picture, a question and its answer, with labels on the answer."""
+    """Inputs of the model for an image, a question and its answer, with labels on the answer."""
     parts: list[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
@@ -118,7 +130,7 @@ def example(processor: Any, image: PIL.Image.Image, **options: Any) -> dict[str,
 
 
 class Step:
-    """A training step of `model` on `inputs`, in halves that can be measured apart."""
+    """A training step of `model` on `inputs`, in halves that can be measured separately."""
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
         self.model = model
@@ -136,8 +148,8 @@ class Step:
         self._wait()
 
     def count(self) -> tuple[dict[str, int], int]:
-        """Floating-point operations of both halves, and the peak of what they hold besides weights and gradients."""
-        # Gradients are there already, as in all but the first of the steps that add to them.
+        """Floating-point operations by half, and the peak bytes that both hold besides weights and gradients."""
+        # With gradients in place, as in every accumulation step but the first.
         for weight in self.model.parameters():
             weight.grad = torch.zeros_like(weight)
         flops = {}
@@ -155,10 +167,11 @@ class Step:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that are alive at once in `run`, above those that were there before it.
+    """Peak bytes of the tensors alive at once during `run`, not counting those that existed before.
 
-    On a CPU each tensor is counted from the operation that makes it to its end, which gives what CUDA's own count
-    gives there, and the same in every run; the resident size of the process has in it what malloc keeps back.
+    On a CPU each tensor is counted from the operation that makes it until it is freed, as CUDA's own counter does on
+    a GPU. The count is the same in every run; the resident size of the process also includes memory that malloc
+    keeps in reserve.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -172,7 +185,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors that were made within it and are still alive, and their peak."""
+    """Bytes of the tensors made inside this context that are still alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -180,7 +193,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        # Views and changes in place give back what they were given.
+        # Views and in-place operations return storages that they were given.
         known = {id(storage) for storage in _storages((args, kwargs))}
         for storage in _storages(out):
             if id(storage) not in known:
@@ -196,15 +209,49 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _storages(values: Any) -> list[Any]:
-    """One object a storage, however many tensors look at it."""
+    """One object per storage, however many tensors share it."""
     return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _check(sides: Sequence[int], device: str) -> None:
     for side in sides:
         if side < 256 or side % 32:
-            raise ValueError(f"side must be a multiple of 32 from 256 on, got {side}")
+            raise ValueError(f"side must be a multiple of 32 and at least 256, got {side}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch finds no GPU here; use cpu")
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The table of a result of `pixelprune bench train`."""
+    rows: list[tuple[str, ...]] = []
+    for name, sides in result["pictures"].items():
+        for side, case in sides.items():
+            image = (f"{name}, {side}²", f"{case['tokens']:,}", f"{case['kept']:,}")
+            rows += [(*image, part, *_cells(case[part])) for part in (*HALVES, "step")]
+            memory = case["memory"]
+            sizes = (f"{memory['full'] / 1e9:.2f} GB", f"{memory['pruned'] / 1e9:.2f} GB")
+            rows.append((*image, "memory", *sizes, f"{memory['saving']:.2f} ×", "", ""))
+    depth = result["depth"]
+    return Table(
+        f"Training step, widths of Qwen3-VL-2B, {depth} + {depth} layers, τ = 0, medians",
+        (*texts("image"), *numbers("visual tokens", "kept"), *texts("part"), *_FIGURES),
+        tuple(rows),
+        _notes(result),
+    )
+
+
+def _cells(times: Mapping[str, float]) -> tuple[str, ...]:
+    deviation = f"{round(100 * (times['speed_up'] / times['flops'] - 1)):+d} %".replace("-", "−")
+    seconds = (f"{times['full']:.2f} s", f"{times['pruned']:.2f} s")
+    return (*seconds, f"{times['speed_up']:.2f} ×", f"{times['flops']:.2f} ×", deviation)
+
+
+def _notes(result: Mapping[str, Any]) -> tuple[str, ...]:
+    types = "float32 on one thread" if result["device"] == "cpu" else "bfloat16"
+    first = next(iter(next(iter(result["pictures"].values())).values()))
+    return (
+        measured_on(result["machine"], f"{types}, {counted(result['rounds'], 'round')}"),
+        f"Weights and gradients, which no row includes: {first['memory']['fixed'] / 1e9:.2f} GB.",
+    )
