@@ -24,7 +24,16 @@ PUBLIC = {
         "select",
         "verify",
     ],
-    "pixelprune.transformers": ["Family", "Kept", "disable", "enable", "kept", "register"],
+    "pixelprune.transformers": [
+        "Family",
+        "Kept",
+        "disable",
+        "enable",
+        "is_enabled",
+        "keeping_all",
+        "kept",
+        "register",
+    ],
     "pixelprune.training": [
         "Collator",
         "SFTConfig",
