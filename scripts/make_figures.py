@@ -80,7 +80,10 @@ def _selection(name: str, model: str, config: PruneConfig) -> pixelprune.Selecti
 
 def options_table() -> str:
     """The fields of PruneConfig."""
-    rows = [(f"`{f.name}`", f"`{f.default!r}`", str(f.metadata.get("help", ""))) for f in fields(PruneConfig)]
+    rows = []
+    for option in fields(PruneConfig):
+        default = "none" if option.default is None else f"`{option.default}`"
+        rows.append((f"`{option.name}`", default, str(option.metadata.get("help", ""))))
     return Table("Options", texts("option", "default", "meaning"), tuple(rows)).markdown()
 
 

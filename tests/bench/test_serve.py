@@ -1,16 +1,17 @@
-"""`pixelprune bench serve` and its parts, with a stand-in for vLLM: a server that counts, and may misbehave."""
+"""`pixelprune bench serve` and its parts, with tests/support/fake_vllm.py in place of vLLM."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,68 +30,28 @@ from pixelprune.images.files import load_image
 from pixelprune.images.samples import sample_path
 from pixelprune.selection.config import PruneConfig
 
-# 40 tokens a picture or, told to prune, 10. A child stands for the engine.
-FAKE = """
-import json, os, subprocess, sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+FAKE = Path(__file__).parents[1] / "support" / "fake_vllm.py"
 
-words = sys.argv
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-with open(os.environ["FAKE_PIDS"], "a") as file:
-    print(os.getpid(), child.pid, file=file)
-if "--broken" in words:
-    print("INFO 11-25 03:00:00 [a.py:1] all is well")
-    sys.exit("(EngineCore pid=7) ERROR 11-25 03:00:00 [b.py:2] ValueError: no room for [the] model")
-if "--silent" in words:
-    time.sleep(100)
-prunes = "--hf-overrides" in words and "--deaf" not in words
-seen = set()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def answer(self, status, text):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def do_GET(self):
-        self.answer(200, "")
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if body in seen or "--refusing" in words:
-            return self.answer(400, json.dumps({"error": {"message": "seen this before"}}))
-        seen.add(body)
-        if "--dying" in words:
-            return self.answer(200, 'data: {"error": {"message": "the engine is dead"}}\\n\\n')
-        usage = {"prompt_tokens": 10 if prunes else 40}
-        events = [{"choices": [{}]}, {"choices": [{}]}, {"choices": [], "usage": usage}]
-        self.answer(200, "".join(f"data: {json.dumps(event)}\\n\\n" for event in events) + "data: [DONE]\\n\\n")
-
-    def log_message(self, *args):
-        pass
-
-
-port = int(words[words.index("--port") + 1])
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
+# Seconds that guard against hanging, and decide nothing.
+PATIENCE = 300
 
 
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
-    """The stand-in in place of vLLM, and a function that lists which processes of it have been started."""
+    """Puts the fake in place of vLLM; a function that lists the processes it has started."""
     module = tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py"
     module.parent.mkdir(parents=True)
-    module.write_text(FAKE, encoding="utf-8")
+    shutil.copy(FAKE, module)
     for folder in list(module.parents)[:3]:
         (folder / "__init__.py").touch()
     pids = tmp_path / "pids"
     monkeypatch.setenv("FAKE_PIDS", str(pids))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(
-        "pixelprune.bench.serve.run_in_subprocess", lambda look, model, commands, images: (_ABOUT, _sizes(images))
+        "pixelprune.bench.serve.run_in_subprocess",
+        lambda function, model, commands, images: (_ABOUT, _sizes(images)),
     )
-    return lambda: [int(pid) for pid in pids.read_text(encoding="utf-8").split()]
+    return lambda: [int(pid) for pid in pids.read_text(encoding="utf-8").split()] if pids.exists() else []
 
 
 _ABOUT = {"device": "cpu", "vllm": "0.32.0", "torch": "2.14.1", "transformers": "5.19.0"}
@@ -101,16 +62,26 @@ def _sizes(pictures: Any) -> dict[str, dict[str, int]]:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone; one that nobody has waited for yet counts as gone."""
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state in "ZX":
-            return True
+    """Whether a process is gone, or goes soon; one that nobody has waited for yet counts as gone."""
+    return soon(lambda: state(pid) in ("", "Z", "X"))
+
+
+def state(pid: int) -> str:
+    """The state of a process in one letter; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether a condition comes true within `PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
-    return False
+    return True
 
 
 PICTURE = np.full((64, 64, 3), 200, np.uint8)
@@ -125,11 +96,17 @@ def test_server_runs_and_leaves_no_process(processes: Callable[[], list[int]]) -
     assert server.url == ""
 
 
-@pytest.mark.parametrize(
-    ("option", "why"), [("--broken", r"^no room for \[the\] model$"), ("--silent", "has not answered for 2 s")]
-)
-def test_server_that_does_not_start(processes: Callable[[], list[int]], option: str, why: str) -> None:
-    with pytest.raises(ServerError, match=why), Server("model", [option], patience=2):
+def test_server_that_fails_to_start(processes: Callable[[], list[int]]) -> None:
+    with pytest.raises(ServerError, match=r"^no room for \[the\] model$"), Server("model", ["--broken"]):
+        pass
+    assert all(ended(pid) for pid in processes())
+
+
+def test_server_that_never_answers(processes: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is up when both of its processes run, however long that takes."""
+    clock = SimpleNamespace(monotonic=lambda: 3 if len(processes()) == 2 else 0, sleep=time.sleep)
+    monkeypatch.setattr("pixelprune.bench._servers.time", clock)
+    with pytest.raises(ServerError, match="has not answered for 2 s"), Server("model", ["--silent"], patience=2):
         pass
     assert all(ended(pid) for pid in processes())
 
@@ -159,15 +136,15 @@ def test_last_error(log: str, why: str) -> None:
 @pytest.mark.parametrize("one_after_another", [False, True])
 @pytest.mark.usefixtures("processes")
 def test_both_servers_are_measured(one_after_another: bool) -> None:
-    """The stand-in refuses what it has seen before, so this also shows that no picture is sent twice."""
-    told: list[str] = []
+    """The fake refuses what it has seen before, so this also shows that no image is sent twice."""
+    lines: list[str] = []
     result = bench.bench_serve(
         "model",
         {"flat": PICTURE, "same": PICTURE},
         requests=3,
         rounds=2,
         one_after_another=one_after_another,
-        tell=told.append,
+        on_progress=lines.append,
     )
     assert result["machine"] == {**machine(), **_ABOUT}
     for case in result["pictures"].values():
@@ -177,8 +154,8 @@ def test_both_servers_are_measured(one_after_another: bool) -> None:
             "pruned": (10, 1_000_000),
         }
         assert min(case[n][k] for n in ("stock", "pruned") for k in ("requests_per_second", "first_token_ms")) > 0
-    assert told[0] == "Starting the stock server…"
-    assert told.index("Starting the pruned server…") == (4 if one_after_another else 1)
+    assert lines[0] == "Starting the stock server…"
+    assert lines.index("Starting the pruned server…") == (4 if one_after_another else 1)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +164,7 @@ def test_both_servers_are_measured(one_after_another: bool) -> None:
         ("--deaf", bench.NotPrunedError, "40 prompt tokens on the server that should prune and 40 on the stock one"),
         ("--broken", ServerError, "no room"),
         ("--refusing", ServerError, "refused a request: seen this before"),
-        ("--dying", ServerError, "gave up on a request: the engine is dead"),
+        ("--dying", ServerError, "the server failed on a request: the engine is dead"),
     ],
 )
 def test_servers_end_with_an_error(
@@ -203,8 +180,8 @@ def test_summary() -> None:
         Batch(requests=4, seconds=seconds, alone=[Answer(first, 100), Answer(first / 2, 101)])
         for seconds, first in ((2.0, 0.4), (1.0, 0.8), (8.0, 0.6))
     ]
-    summary = bench.summary(batches)
-    assert summary == {"requests_per_second": 2, "first_token_ms": pytest.approx(400), "prompt_tokens": 100}
+    expected = {"requests_per_second": 2, "first_token_ms": pytest.approx(400), "prompt_tokens": 100}
+    assert bench.summary(batches) == expected
 
 
 def test_stamps_differ_and_stay_in_the_corner() -> None:
@@ -273,7 +250,7 @@ def test_command() -> None:
     words = ["--model", "some/model", "--requests", "1", "--rounds", "1"]
     table = invoke(*words)
     assert table.exit_code == 0, table.output
-    for text in ("some/model", "page, 736 × 1024", "photograph", "prompt tokens", "0.25 ×", "4.00", "1.00"):
+    for text in ("some/model", "page, 736 × 1024", "photograph", "prompt tokens", "0.25 ×", "4.00 MB", "1.00 MB"):
         assert text in table.output
     result = json.loads(
         invoke(
@@ -311,23 +288,6 @@ def test_command_ends_with_one_line(words: list[str], code: int, why: str) -> No
     assert "Traceback" not in result.output
 
 
-def test_figures() -> None:
-    figures = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "make_figures.py"))
-    counts = {"requests_per_second": 0.5, "first_token_ms": 1500.0, "prompt_tokens": 1041, "bytes": 6_300_000}
-    half = {"requests_per_second": 1.0, "first_token_ms": 750.0, "prompt_tokens": 520, "bytes": 3_150_000}
-    case = {"size": [736, 1024], "stock": counts, "pruned": half}
-    about = {"rounds": 3, "requests": 5, "threshold": 0.02}
-    result = {"machine": {**machine(), **_ABOUT}, **about, "pictures": {"page": case}}
-    assert figures["serve_table"](result).splitlines()[2:] == [
-        "| page, 736 × 1024 | requests per second | 0.50 | 1.00 | 2.00 × |",
-        "| page, 736 × 1024 | time to first token | 1.50 s | 0.75 s | 0.50 × |",
-        "| page, 736 × 1024 | prompt tokens | 1,041 | 520 | 0.50 × |",
-        "| page, 736 × 1024 | image data between processes | 6.30 MB | 3.15 MB | 0.50 × |",
-    ]
-    notes = figures["serve_notes"](result)
-    assert notes.endswith("vLLM 0.32.0; τ = 0.02, 3 rounds of 5 requests two at a time and 3 alone.")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_servers_end_with_the_command(processes: Callable[[], list[int]], tmp_path: Path, number: int) -> None:
     PIL.Image.fromarray(PICTURE).save(tmp_path / "flat.png")
@@ -335,14 +295,11 @@ def test_servers_end_with_the_command(processes: Callable[[], list[int]], tmp_pa
     command = [sys.executable, "-m", "pixelprune", "bench", "serve", *words]
     running = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.PIPE)
     try:
-        for _ in range(600):
-            if (tmp_path / "pids").exists() and len(processes()) == 2:
-                break
-            time.sleep(0.05)
+        assert soon(lambda: len(processes()) == 2)
         running.send_signal(number)
-        _, said = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
     assert running.returncode == 130
-    assert b"Traceback" not in said
+    assert b"Traceback" not in errors
     assert all(ended(pid) for pid in processes())

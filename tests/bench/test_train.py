@@ -1,9 +1,8 @@
-"""What `pixelprune bench train` measures means what it says: small sizes, one round, and the command around it."""
+"""`pixelprune bench train` measures what it says: small sizes, one round, and the command around it."""
 
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,12 @@ def parts() -> tuple[Any, Any]:
 
 
 def product(rows: int, *shapes: tuple[int, int]) -> int:
-    """Operations of `rows` rows through matrices."""
+    """Operations of `rows` rows times matrices."""
     return sum(2 * rows * m * n for m, n in shapes)
 
 
 def by_hand(blocks: int, length: int) -> dict[str, int]:
-    """Operations of `prefill_model(1, 1)` on so many blocks in a prompt of so many tokens."""
+    """Operations of `wide_model(1, 1)` on `blocks` blocks in a prompt of `length` tokens."""
     patches = 4 * blocks
     embedding = product(patches, (3 * 2 * 16 * 16, 1024))
     layer = product(patches, (1024, 3 * 1024), (1024, 1024), (1024, 4096), (4096, 1024))
@@ -106,7 +105,7 @@ def test_peak_is_that_of_live_tensors() -> None:
 
 
 def test_memory_is_about_what_layers_hold(parts: tuple[Any, Any], half_white: PIL.Image.Image) -> None:
-    """An estimate of what is saved for the backward, by hand: 4 bytes a value."""
+    """An estimate of what is saved for the backward, by hand: 4 bytes per value."""
     model, processor = parts
     peaks = {}
     for options, blocks in (({"pixelprune": False}, 64), ({}, 33)):
@@ -149,43 +148,40 @@ def test_command(small: list[str]) -> None:
         assert page[name]["speed_up"] == pytest.approx(page[name]["full"] / page[name]["pruned"])
         assert 1.2 < page[name]["flops"] < 64 / 33
         assert photo[name]["flops"] == 1
-        assert 0.3 < photo[name]["speed_up"] < 3  # one round on a busy machine
     assert page["step"]["full"] == pytest.approx(page["forward"]["full"] + page["backward"]["full"])
     assert page["memory"]["saving"] > 1.1
     assert photo["memory"]["saving"] == pytest.approx(1, abs=1e-3)
-    figures = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "make_figures.py"))
-    rows = figures["train_table"](result).splitlines()
-    assert len(rows) == 2 + 2 * 4
-    assert {row.count("|") for row in rows} == {10}
-    assert rows[2].startswith("| half-white.png, 256² | 64 | 33 | forward | 0.")
-    assert "float32 on one thread, 1 round" in figures["train_notes"](result)
+    table = bench_train.table(result)
+    assert [row[3] for row in table.rows] == 2 * ["forward", "backward", "step", "memory"]
+    assert {row[:3] for row in table.rows} == {("half-white.png, 256²", "64", "33"), ("photograph, 256²", "64", "64")}
+    assert table.notes[0].endswith("; float32 on one thread, 1 round.")
 
 
 def test_command_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"full": 3.0, "pruned": 1.5, "speed_up": 2.0, "flops": 1.6}
     memory = {"full": 2.5e9, "pruned": 1e9, "saving": 2.5, "fixed": 10}
     case = {"tokens": 1024, "kept": 500, **dict.fromkeys(("forward", "backward", "step"), times), "memory": memory}
-    asked: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
-    def measured(pictures: dict[str, np.ndarray], sides: Any, **options: Any) -> dict[str, Any]:
-        asked.update(options, pictures=list(pictures), sides=sides)
+    def measured(pictures: dict[str, np.ndarray], sides: Any, **others: Any) -> dict[str, Any]:
+        options.update(others, pictures=list(pictures), sides=sides)
         return {name: {"1024": case} for name in pictures}
 
     monkeypatch.setattr(bench_train, "bench_train", measured)
     table = invoke()
-    assert (asked["pictures"], asked["sides"], asked["device"]) == (["page", "screen"], bench_train.SIDES, "cpu")
-    for text in ("page 1024²", "1,024 → 500 tokens", "3.00 s", "1.50 s", "2.00 ×", "1.60 ×", "+25 %", "2.50 GB"):
+    assert (options["pictures"], options["sides"], options["device"]) == (["page", "screen"], bench_train.SIDES, "cpu")
+    for text in ("page, 1024²", "1,024", "500", "3.00 s", "1.50 s", "2.00 ×", "1.60 ×", "+25 %", "2.50 GB"):
         assert text in table.output
     two = [str(sample_path(name)) for name in ("page", "screen")]
     invoke("--image", two[0], "--image", two[1], "--side", "256", "--side", "288")
-    assert (asked["pictures"], asked["sides"]) == (two, [256, 288])
+    assert (options["pictures"], options["sides"]) == (two, [256, 288])
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["--image", "nowhere.png"], "nowhere.png: no such file"),
-        (["--side", "500"], "side must be a multiple of 32 from 256 on, got 500"),
+        (["--side", "500"], "side must be a multiple of 32 and at least 256, got 500"),
         (["--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
         (["--device", "cuda"], "torch finds no GPU here"),
     ],

@@ -25,28 +25,21 @@ def print_table(table: Table) -> None:
 
     Where the screen is too narrow, gaps shrink and headings wrap first, then names. Numbers are never broken.
     """
-    cells = [max((len(row[place]) for row in table.rows), default=0) for place in range(len(table.columns))]
-    wide = sum(max(len(heading), width) + 2 for (heading, _), width in zip(table.columns, cells, strict=True))
-    narrow = wide - 2 > common.out.width
-    shown = RichTable(
-        title=common.printable(table.title),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 1 if narrow else 2, 0, 0),
-    )
-    for (heading, side), width in zip(table.columns, cells, strict=True):
-        lines = textwrap.wrap(heading, max(width, 1), break_long_words=False) if narrow else [heading]
-        shown.add_column(
-            "\n".join(map(common.printable, lines)),
-            justify=side,
-            no_wrap=side == "right",
-            overflow="fold",
-            header_style="dim",
-        )
+    widths = [max((len(row[place]) for row in table.rows), default=0) for place in range(len(table.columns))]
+    columns = [(heading, side, width) for (heading, side), width in zip(table.columns, widths, strict=True)]
+    narrow = sum(max(len(heading), width) + 2 for heading, _, width in columns) - 2 > common.out.width
+    shown = RichTable(title=common.printable(table.title), title_justify="left", title_style="bold", box=None)
+    shown.pad_edge, shown.padding = False, (0, 1 if narrow else 2, 0, 0)
+    for heading, side, width in columns:
+        lines = _wrapped(heading, width) if narrow else [heading]
+        text = "\n".join(map(common.printable, lines))
+        shown.add_column(text, justify=side, no_wrap=side == "right", overflow="fold", header_style="dim")
     for row in table.rows:
         shown.add_row(*map(common.printable, row))
     common.out.print(shown)
     for note in table.notes:
         common.out.print(common.printable(note))
+
+
+def _wrapped(heading: str, width: int) -> list[str]:
+    return textwrap.wrap(heading, max(width, 1), break_long_words=False, break_on_hyphens=False)
