@@ -69,7 +69,7 @@ class Collator:
         found = int((batch["input_ids"] == self.image_token).sum())
         kept = int(batch["image_kept"].sum()) if "image_kept" in batch else 0
         if found != kept:
-            named = name_of(rows[0]) if len(rows) == 1 else f"{name_of(rows[0])} to {name_of(rows[-1])}"
+            named = row_label(rows[0]) if len(rows) == 1 else f"{row_label(rows[0])} to {row_label(rows[-1])}"
             raise RowError(
                 f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of its images; "
                 "write one placeholder per image, and set no max_length that cuts images"
@@ -78,12 +78,12 @@ class Collator:
         for row, count in zip(rows, answers.tolist(), strict=True):
             if not count:
                 raise RowError(
-                    f"{name_of(row)}: no token of an answer is left in {batch['labels'].shape[1]} tokens; "
+                    f"{row_label(row)}: no token of an answer is left in {batch['labels'].shape[1]} tokens; "
                     "raise max_length (or leave it out), or check that the row has an answer"
                 )
 
 
-def name_of(row: dict[str, Any]) -> str:
+def row_label(row: dict[str, Any]) -> str:
     """The name of a row in messages."""
     return f"row {row['row']}" if "row" in row else "a row"
 
@@ -125,7 +125,7 @@ def _opened(image: Any, row: dict[str, Any]) -> PIL.Image.Image:
         return PIL.Image.fromarray(load_image(image))
     except Exception as error:  # decoders raise nearly anything on damaged data
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise RowError(f"{name_of(row)}: {reason}") from None
+        raise RowError(f"{row_label(row)}: {reason}") from None
 
 
 def answer_labels(labels: Tensor) -> list[Tensor]:

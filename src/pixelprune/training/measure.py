@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from pixelprune.training.collator import Collator, RowError, check_aligned, name_of
+from pixelprune.training.collator import Collator, RowError, check_aligned, row_label
 
 # Named one by one; the rest are counted.
 _SHOWN = 10
@@ -65,7 +65,7 @@ class _Look:
         (row,) = rows
         try:
             if row.get("problem") is not None:
-                raise RowError(f"{name_of(row)}: {row['problem']}")
+                raise RowError(f"{row_label(row)}: {row['problem']}")
             batch = self.collator([row])
             if "teacher" in batch:
                 check_aligned(batch["labels"], batch["teacher"]["labels"])
@@ -73,5 +73,5 @@ class _Look:
             return 0, str(error)
         except Exception as error:  # templates and processors raise anything at rows that they cannot take
             reason = " ".join(str(error).split()) or type(error).__name__
-            return 0, f"{name_of(row)}: {reason}"
+            return 0, f"{row_label(row)}: {reason}"
         return int(batch["attention_mask"].sum()), None
