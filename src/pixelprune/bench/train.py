@@ -34,7 +34,7 @@ def bench_train(
     device: str = "cpu",
     on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """A training step on one picture, a question and its answer: all tokens against the kept ones.
+    """A training step on one image, a question and its answer: all tokens against the kept ones.
 
     Widths are those of Qwen3-VL-2B, with `depth` layers each in encoder and language model instead of 24 and 28, and
     1,024 words instead of 151,936. All weights get gradients. The optimizer is left out: its work is the same for

@@ -89,10 +89,10 @@ def bench_train(
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu (float32) or cuda (bfloat16).")] = "cpu",
     as_json: common.AsJson = False,
 ) -> None:
-    """Measure time and memory of a training step of a random model as wide as Qwen3-VL-2B.
+    """Measure time and memory of a training step of a random model as wide as Qwen3-VL-2B, all tokens against kept.
 
-    All tokens against the kept ones. Takes minutes on a CPU. The last columns are the speed-up expected from FLOPs
-    alone, and how far the measured one deviates from it. A photograph, from which nothing can be dropped, is added.
+    Takes minutes on a CPU. A photograph is added, from which nothing can be dropped.
+    The last columns are the speed-up expected from FLOPs alone, and the deviation from it.
     """
     _require_torch()
     pictures = load_named(image) if image else {name: _page(sample_path(name)) for name in SAMPLES}

@@ -53,8 +53,9 @@ def bench_serve(
 ) -> None:
     """Send the same images to a stock vLLM server and to one that prunes.
 
-    Takes minutes on a CPU. Both servers run at once and take turns, each with 45 % of the device's memory; for less,
-    add -- --gpu-memory-utilization 0.2. Exit code 1 if the second server does not prune.
+    Takes minutes on a CPU. Exit code 1 if the second server does not prune.
+    Both run at once and take turns, each with 45 % of the device's memory.
+    For less memory, add -- --gpu-memory-utilization 0.2.
     """
     if not find_spec("vllm"):
         common.print_error("this needs vLLM in the same environment: pip install vllm")
