@@ -258,7 +258,7 @@ def families_table() -> str:
 
     lines = ["| `model_type` | language-model positions | transformers |", "|---|---|---|"]
     for name in families.names():
-        family = families.family(name)
+        family = families.get(name)
         axes = "three axes" if family.positions == "mrope" else "one axis"
         newest = f" or newer, before {family.until.removesuffix('.0')}" if family.until else " or newer"
         lines.append(f"| {name} | {axes} | {family.since.removesuffix('.0')}{newest} |")

@@ -49,14 +49,14 @@ def test_python_in_the_readme_runs(
 def test_python_in_the_transformers_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pixelprune.transformers import families
+    from pixelprune.transformers import unregister
 
     shutil.copy(sample_path("page"), tmp_path / "page.png")
     monkeypatch.chdir(tmp_path)
     try:
         exec(code_of((ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")), {})
     finally:
-        families._FAMILIES.pop("my_vl", None)
+        unregister("my_vl")
     assert re.match(r"\d+ → \d+ \(0\.\d\d\)\n", capsys.readouterr().out)
 
 

@@ -42,7 +42,7 @@ def bench_prefill(
         median seconds ``full`` and ``pruned``, their quotient ``speed_up``, and ``flops``, the
         quotient of the floating-point operations that were counted in both.
     """
-    model, family = wide_model(depth, depth), families.family("qwen3_vl")
+    model, family = wide_model(depth, depth), families.get("qwen3_vl")
     processor = image_processor()
     processor.__class__ = pruned_image_processor_class(processor, PruneConfig())
     result = {}
