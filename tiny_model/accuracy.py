@@ -104,7 +104,7 @@ def table(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str,
 
 
 def trained(method: str, data: Path, folder: Path) -> Path:
-    """Fine-tune or distil the checkpoint by the command that users have."""
+    """Fine-tune or distill the checkpoint by the command that users have."""
     options = {
         "model": FOLDER,
         "data": data,
@@ -119,7 +119,7 @@ def trained(method: str, data: Path, folder: Path) -> Path:
         "logging_steps": 50,
         "disable_tqdm": "true",
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     subprocess.run([sys.executable, "-m", "pixelprune", "train", method, *words], check=True)
     return folder
 
@@ -155,7 +155,7 @@ def main() -> None:
     both = ["all tokens", "pred2d, τ = 0"]
     with tempfile.TemporaryDirectory() as scratch:
         data = rows.write(Path(scratch) / "data", ROWS)
-        for method, name in (("sft", "fine-tuned on pruned inputs"), ("distil", "self-distilled")):
+        for method, name in (("sft", "fine-tuned on pruned inputs"), ("distill", "self-distilled")):
             models[name] = table(trained(method, data, Path(scratch) / method), options.count, both)
     about = {**machine(), "torch": torch.__version__, "transformers": transformers.__version__}
     result = {"models": models, "seconds a step": seconds_a_step(), "batch": BATCH, "machine": about}

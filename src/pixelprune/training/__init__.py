@@ -1,4 +1,4 @@
-"""Fine-tune and distil models that see pruned inputs, on TRL.
+"""Fine-tune and distill models that see pruned inputs, on TRL.
 
 SFTConfig, SFTTrainer                            TRL's, with what pruned inputs want: rows checked before the first
                                                  step, batches of alike kept length, what was kept in the log

@@ -258,7 +258,7 @@ def _check_teacher(model: Any, teacher: Any, processor: Any) -> None:
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"teacher must have the vocabulary of model, {sizes[0]} tokens, got {sizes[1]}; "
-            "distil from a checkpoint of the same tokenizer"
+            "distill from a checkpoint of the same tokenizer"
         )
     # Refuses a teacher that reads patches otherwise than this processor makes them.
     enable(teacher, copy.deepcopy(processor))
