@@ -93,7 +93,7 @@ def families_table() -> str:
 
     rows = []
     for name in families.names():
-        family = families.family(name)
+        family = families.get(name)
         axes = "three axes" if family.positions == "mrope" else "one axis"
         newest = f" or newer, before {family.until.removesuffix('.0')}" if family.until else " or newer"
         rows.append((name, axes, family.since.removesuffix(".0") + newest))

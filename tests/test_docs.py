@@ -77,12 +77,12 @@ def test_python_in_the_api_page_runs(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("page", "checkpoint")
 def test_python_in_the_transformers_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    from pixelprune.transformers import families
+    from pixelprune.transformers import unregister
 
     try:
         exec(code_of("docs/transformers.md"), {})
     finally:
-        families._FAMILIES.pop("my_vl", None)
+        unregister("my_vl")
     assert re.match(r"\d+ → \d+ \(0\.\d\d\)\n", capsys.readouterr().out)
 
 
@@ -133,7 +133,7 @@ def test_options_of_the_training_page_exist() -> None:
 
 def test_family_table_is_what_the_code_knows() -> None:
     pytest.importorskip("transformers", reason="the families are those of the transformers adapter")
-    from pixelprune.transformers import families
+    from pixelprune.transformers import unregister
 
     table = runpy.run_path(str(ROOT / "scripts" / "make_figures.py"))["families_table"]()
     assert table in text_of("docs/transformers.md")

@@ -33,6 +33,7 @@ PUBLIC = {
         "keeping_all",
         "kept",
         "register",
+        "unregister",
     ],
     "pixelprune.training": [
         "Collator",

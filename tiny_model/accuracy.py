@@ -102,7 +102,7 @@ def accuracies(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict
 
 
 def trained(method: str, data: Path, folder: Path) -> Path:
-    """Fine-tune or distil the checkpoint by the command that users have."""
+    """Fine-tune or distill the checkpoint by the command that users have."""
     options = {
         "model": FOLDER,
         "data": data,
@@ -117,7 +117,7 @@ def trained(method: str, data: Path, folder: Path) -> Path:
         "logging_steps": 50,
         "disable_tqdm": "true",
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     subprocess.run([sys.executable, "-m", "pixelprune", "train", method, *words], check=True)
     return folder
 
@@ -181,7 +181,7 @@ def main() -> None:
     both = ["all tokens", "pred2d, τ = 0"]
     with tempfile.TemporaryDirectory() as scratch:
         data = rows.write(Path(scratch) / "data", ROWS)
-        for method, name in (("sft", "fine-tuned on pruned inputs"), ("distil", "self-distilled")):
+        for method, name in (("sft", "fine-tuned on pruned inputs"), ("distill", "self-distilled")):
             models[name] = accuracies(trained(method, data, Path(scratch) / method), options.count, both)
     about = {"batch": BATCH, "machine": machine("torch", "transformers")}
     result = {"models": models, "seconds per step": seconds_per_step(), **about}

@@ -81,7 +81,7 @@ class TestShow:
         assert 0 < met["threshold"] <= 12 / 255
         done = run("show", "noise.png", "--max-tokens", 100, "--max-threshold", 0.01, cwd=tmp_path)
         assert done.returncode == 0
-        assert "1 of 1 (marked !) could not be brought to --max-tokens 100 with τ up to 0.01; raise" in done.stdout
+        assert "1 of 1 (marked !) could not meet --max-tokens 100 with τ up to 0.01; raise" in done.stdout
         assert "256 !" in done.stdout
 
     def test_folders_equal_names_and_pdf_pages(self, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ class TestShow:
         ]
         pictures = sorted(file.name for file in (tmp_path / "overlays").iterdir())
         assert pictures == ["c-page1.kept.png", "c-page2.kept.png", "s [x].kept.png", "s [x].png.kept.png"]
-        assert "in/b/s [x].png is drawn in overlays/s [x].png.kept.png" in run("show", "in", cwd=tmp_path).stdout
+        assert "in/b/s [x].png is shown in overlays/s [x].png.kept.png" in run("show", "in", cwd=tmp_path).stdout
 
     def test_folders_are_searched_for_what_a_person_would_want(self, tmp_path: Path) -> None:
         for name in ("a.png", ".hidden.png", ".hidden/b.png", "deep/er/C.PNG", "notes.txt"):
@@ -122,7 +122,7 @@ class TestShow:
         drawn = (tmp_path / "a.kept.png").read_bytes()
         done = run("show", "a.png", "a.kept.png", "--grid", "-o", ".", cwd=tmp_path)
         assert done.returncode == 2
-        assert done.stderr == "error: a.kept.png: not written, since it is one of the images to show\n"
+        assert done.stderr == "error: a.kept.png: not written, because it is one of the input images\n"
         assert (tmp_path / "a.kept.png").read_bytes() == drawn
 
     def test_odd_paths_are_a_line_each(self, tmp_path: Path) -> None:
@@ -181,11 +181,18 @@ class TestShow:
     @pytest.mark.parametrize(
         ("options", "text"),
         [
-            (["--threshold", "5"], "--threshold must be a number in [0, 1], got 5.0; to give it in grey levels"),
+            (["--threshold", "5"], "--threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
             (["--metric", "l2"], "--metric must be one of 'max', 'mae', 'rmse', got 'l2'"),
             (["--predictor", "x"], "--predictor must be one of 'pred2d', 'raster', 'serpentine', got 'x'"),
-            (["--model", "gpt"], "--model must be one of qwen2-vl"),
-            (["--max-tokens", "0"], "--max-tokens must be a whole number of at least 1, got 0"),
+            (["--model", "gpt"], "--model must be one of 'qwen2-vl', 'qwen2.5-vl'"),
+            (
+                ["--max-tokens", "0"],
+                "--max-tokens must be a whole number of at least 1, got 0; leave it out for no budget",
+            ),
+            (
+                ["--max-tokens", "9", "--threshold", "0.3"],
+                "--max-threshold must be at least the threshold (0.3) when there is a token budget, got 0.1; raise it",
+            ),
             (["--threshold", "half"], "--threshold"),
             (["-o", "file/below"], "--output must be a folder that can be written to, got file/below: Not a directory"),
         ],
@@ -195,6 +202,7 @@ class TestShow:
         done = run("show", sample_path("page"), *options, cwd=tmp_path)
         assert done.returncode == 2
         assert text in " ".join(done.stderr.split())
+        assert "register" not in done.stderr, "nothing can be registered from a command line"
         assert done.stdout == ""
 
     def test_a_picture_that_cannot_be_written(self, tmp_path: Path) -> None:
@@ -252,7 +260,7 @@ class TestVerify:
         command = [sys.executable, "-c", script, "verify", str(sample_path("page"))]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 1
-        assert "proposition 1 broke with" in done.stderr
+        assert "proposition 1 does not hold with" in done.stderr
         assert "0 of 1" in done.stdout
 
 

@@ -111,6 +111,8 @@ def test_extreme_shapes_are_refused_as_the_processors_do(name: str) -> None:
 
 
 def test_presets_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="name must be a non-empty string, got ''"):
+        replace(sizes.preset("qwen3-vl"), name="")
     with pytest.raises(ValueError, match="patch and merge must be at least 1, got 0 and 2"):
         replace(sizes.preset("qwen3-vl"), patch=0)
     with pytest.raises(ValueError, match="min_pixels must be above 0 and at most max_pixels, got 65536 and 9"):
@@ -124,9 +126,16 @@ def test_a_preset_of_ones_own() -> None:
     height, width, _ = fit_image(load_image(sample_path("page")), small).shape
     assert height * width <= 512 * 512
     assert height % 32 == width % 32 == 0
+    sizes.register(small)
+    try:
+        assert (
+            fit_image(load_image(sample_path("page")), "mine") == fit_image(load_image(sample_path("page")), small)
+        ).all()
+    finally:
+        sizes.unregister("mine")
 
 
 @pytest.mark.parametrize("model", ["gpt", None, 3, []])
 def test_unknown_models(model: object) -> None:
-    with pytest.raises(ValueError, match=r"model must be one of qwen2-vl, .*paddleocr-vl, got"):
+    with pytest.raises(ValueError, match=r"model must be one of 'qwen2-vl', .*'paddleocr-vl', got"):
         sizes.preset(model)  # type: ignore[arg-type]

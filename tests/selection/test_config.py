@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+import re
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pixelprune import PruneConfig
+from pixelprune.selection.config import option_help, option_rows
+from tests.support.strategies import METRICS, PREDICTORS
 
 
 def test_defaults_lose_nothing() -> None:
@@ -42,7 +45,7 @@ def test_is_frozen_and_hashable() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"threshold": 5}, r"threshold must be a number in \[0, 1\], got 5; to give it in grey levels, divide by 255"),
+        ({"threshold": 5}, r"threshold must be a number in \[0, 1\], got 5; divide gray levels by 255$"),
         ({"threshold": -0.1}, r"threshold must be a number in \[0, 1\], got -0\.1$"),
         ({"threshold": float("nan")}, r"threshold must be a number in \[0, 1\], got nan$"),
         ({"threshold": float("inf")}, r"threshold must be a number in \[0, 1\], got inf$"),
@@ -50,18 +53,18 @@ def test_is_frozen_and_hashable() -> None:
         ({"threshold": 10**400}, r"threshold must be a number in \[0, 1\], got 1000"),
         ({"threshold": True}, r"threshold must be a number in \[0, 1\], got True$"),
         ({"threshold": None}, r"threshold must be a number in \[0, 1\], got None$"),
-        ({"max_threshold": 2}, r"max_threshold must be a number in \[0, 1\], got 2; to give it in grey levels"),
+        ({"max_threshold": 2}, r"max_threshold must be a number in \[0, 1\], got 2; divide gray levels by 255$"),
         ({"metric": "l2"}, "metric must be one of 'max', 'mae', 'rmse', got 'l2'"),
         ({"metric": np.array(["max"])}, "metric must be one of 'max', 'mae', 'rmse', got array"),
         ({"metric": []}, r"metric must be one of 'max', 'mae', 'rmse', got \[\]"),
         ({"predictor": "left"}, "predictor must be one of 'pred2d', 'raster', 'serpentine', got 'left'"),
         ({"predictor": {}}, r"predictor must be one of 'pred2d', 'raster', 'serpentine', got \{\}"),
-        ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, or None for no budget, got 0"),
-        ({"max_tokens": 2.5}, r"max_tokens must be a whole number of at least 1, or None for no budget, got 2\.5"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, got 0; leave it out for no budget"),
+        ({"max_tokens": 2.5}, r"max_tokens must be a whole number of at least 1, got 2\.5; leave it out"),
         ({"max_tokens": True}, "max_tokens must be .*, got True"),
         (
             {"threshold": 0.3, "max_tokens": 9},
-            r"max_threshold must be at least threshold \(0\.3\) when max_tokens is set, got 0\.1; raise max_threshold",
+            r"max_threshold must be at least the threshold \(0\.3\) when there is a token budget, got 0\.1; raise it",
         ),
         (
             {"treshold": 0, "x": 1},
@@ -72,6 +75,22 @@ def test_is_frozen_and_hashable() -> None:
 def test_refusals(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         PruneConfig.from_dict(values)
+
+
+def test_every_option_has_one_description() -> None:
+    rows = option_rows()
+    assert [row.name for row in rows] == [field.name for field in fields(PruneConfig)]
+    assert {row.name: row.default for row in rows} == PruneConfig().to_dict()
+    assert [row.type for row in rows] == ["float", "str", "str", "int | None", "float"]
+    for row in rows:
+        assert re.fullmatch(r"\S.{20,}[^.]\.", row.help), "one sentence with a period"
+        assert option_help(row.name) == row.help
+    assert len({row.help for row in rows}) == len(rows)
+
+
+def test_descriptions_name_all_choices() -> None:
+    assert all(name in option_help("metric") for name in METRICS)
+    assert all(name in option_help("predictor") for name in PREDICTORS)
 
 
 def test_a_threshold_above_max_threshold_is_fine_without_a_budget() -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelprune import select
+from pixelprune.selection import _codes, metrics
 from pixelprune.selection.metrics import limit, on_unit_scale, totals
+from pixelprune.selection.select import largest_error
 from tests.support.strategies import METRICS
 
 
@@ -27,3 +31,23 @@ def test_totals_do_not_overflow(metric: str) -> None:
         total = int(totals(x, y, metric, (0, 1, 2)))
         assert on_unit_scale(total, metric, x.size) == 1
         assert total == limit(1.0, metric, x.size)
+
+
+def test_table() -> None:
+    assert metrics.names() == list(METRICS)
+    for name in METRICS:
+        assert metrics.get(name).name == name
+        assert metrics.get(name).code == getattr(_codes, name.upper())
+
+
+@pytest.mark.parametrize("name", ["l2", "", None, 3, []])
+def test_unknown_names(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"^metric must be one of 'max', 'mae', 'rmse', got ") as refused:
+        metrics.get(name)
+    assert str(refused.value).endswith(f"got {name!r}")
+
+
+def test_errors_are_measured_in_a_known_metric() -> None:
+    image = np.zeros((64, 64), np.uint8)
+    with pytest.raises(ValueError, match="metric must be one of 'max', 'mae', 'rmse', got 'l2'"):
+        largest_error(image, select(image), "l2")

@@ -69,8 +69,6 @@ def test_a_scan_may_begin_anywhere(page: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("", predictors.raster), "name must be a string that is not empty, got ''"),
-        ((5, predictors.raster), "name must be a string that is not empty, got 5"),
         (("new", 5), "rule must be a function, got 5"),
         (("new", predictors.raster, 3), "order must be a function, got 3"),
     ],
@@ -79,17 +77,6 @@ def test_what_cannot_be_registered(arguments: tuple[Any, ...], text: str) -> Non
     with pytest.raises(ValueError, match=text):
         predictors.register(*arguments)
     assert "new" not in predictors.names()
-
-
-def test_names_are_taken_once(registered: str) -> None:
-    with pytest.raises(ValueError, match="name must be new, got 'by-columns', which is a predictor; choose another"):
-        predictors.register(registered, predictors.raster)
-
-
-def test_unknown_and_built_in_names() -> None:
-    for name in ("none", "pred2d"):
-        with pytest.raises(ValueError, match=f"name must be that of a predictor added with register, got '{name}'"):
-            predictors.unregister(name)
 
 
 @pytest.mark.parametrize(

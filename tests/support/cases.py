@@ -22,7 +22,7 @@ TOLERANCE = 3e-4
 
 def absent(name: str) -> str | None:
     """Why a family cannot be tested with the installed transformers."""
-    installed, since, until = transformers.__version__, families.family(name).since, families.family(name).until
+    installed, since, until = transformers.__version__, families.get(name).since, families.get(name).until
     if module_of(ALL[name]) is None:
         return f"transformers {installed} has no {name}"
     if Version(installed) < Version(since):
@@ -40,7 +40,7 @@ class Case:
     """
 
     def __init__(self, name: str, attention: str = "eager", **options: Any) -> None:
-        self.tiny, self.family = ALL[name], families.family(name)
+        self.tiny, self.family = ALL[name], families.get(name)
         self.stock = build(self.tiny, attention, **options)
         self.stock.generation_config.eos_token_id = None
         self.stock.generation_config.pad_token_id = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 import pixelprune.transformers
+from pixelprune import PruneConfig
 from pixelprune.cli import train
 from pixelprune.cli.app import app
+from pixelprune.training import SelfDistillationConfig
+from pixelprune.training.run import Options, read_arguments
 
 ROOT = Path(__file__).parents[2]
-SHORT = ["--max_steps", 4, "--logging_steps", 1, "--learning_rate", 1e-3, "--disable_tqdm", "true"]
+SHORT = ["--max-steps", 4, "--logging-steps", 1, "--learning-rate", 1e-3, "--disable-tqdm", "true"]
 
 
 def run(*arguments: object, processes: int = 1, code: int = 0) -> str:
@@ -48,11 +54,11 @@ def losses(folder: Path, step: int = 4) -> list[float]:
     return [line["loss"] for line in state["log_history"] if "loss" in line]
 
 
-@pytest.mark.parametrize("method", ["sft", "distil"])
+@pytest.mark.parametrize("method", ["sft", "distill"])
 def test_two_processes_do_as_one(method: str, checkpoint: str, pages: Path, tmp_path: Path) -> None:
     options = [method, "--model", checkpoint, "--data", pages / "rows.jsonl", *SHORT]
-    run(*options, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 4)
-    run(*options, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 2, processes=2)
+    run(*options, "--output-dir", tmp_path / "one", "--per-device-train-batch-size", 4)
+    run(*options, "--output-dir", tmp_path / "two", "--per-device-train-batch-size", 2, processes=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 4
     assert two == pytest.approx(one, rel=1e-3)
@@ -67,8 +73,8 @@ def test_options_of_a_file(checkpoint: str, pages: Path, tmp_path: Path) -> None
         f"model: {checkpoint}\ndata: {pages / 'rows.jsonl'}\noutput_dir: {tmp_path / 'out'}\nuse_peft: true\n"
         "lora_target_modules: [q_proj, v_proj]\nmax_steps: 2\nthreshold: 0.02\nalpha: 0.25\ndisable_tqdm: true\n"
     )
-    said = run("distil", "--config", config, "--max_steps", 1, "--alpha", 0.75)
-    assert "Trained; saved in" in said
+    said = run("distill", "--config", config, "--max-steps", 1, "--alpha", 0.75)
+    assert "Training finished; saved in" in said
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     state = json.loads((tmp_path / "out" / "checkpoint-1" / "trainer_state.json").read_text())
     assert state["global_step"] == 1
@@ -77,17 +83,17 @@ def test_options_of_a_file(checkpoint: str, pages: Path, tmp_path: Path) -> None
 def test_killed_run_goes_on(checkpoint: str, pages: Path, tmp_path: Path) -> None:
     """SIGKILL somewhere after a checkpoint; what follows has the losses of a run that nobody killed."""
     options = [
-        *("sft", "--model", checkpoint, "--data", pages / "rows.jsonl", "--max_steps", 20, "--save_steps", 5),
-        *("--logging_steps", 1, "--disable_tqdm", "true", "--learning_rate", 1e-3),
+        *("sft", "--model", checkpoint, "--data", pages / "rows.jsonl", "--max-steps", 20, "--save-steps", 5),
+        *("--logging-steps", 1, "--disable-tqdm", "true", "--learning-rate", 1e-3),
     ]  # fmt: skip
-    run(*options, "--output_dir", tmp_path / "whole")
+    run(*options, "--output-dir", tmp_path / "whole")
     command = [
         sys.executable,
         "-m",
         "pixelprune",
         "train",
         *map(str, options),
-        "--output_dir",
+        "--output-dir",
         str(tmp_path / "killed"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -99,7 +105,7 @@ def test_killed_run_goes_on(checkpoint: str, pages: Path, tmp_path: Path) -> Non
     process.send_signal(signal.SIGKILL)
     process.wait()
     shutil.rmtree(tmp_path / "killed" / "checkpoint-20", ignore_errors=True)
-    run(*options, "--output_dir", tmp_path / "killed", "--resume_from_checkpoint", "true")
+    run(*options, "--output-dir", tmp_path / "killed", "--resume-from-checkpoint", "true")
     assert losses(tmp_path / "killed", 20) == pytest.approx(losses(tmp_path / "whole", 20), rel=1e-4)
 
 
@@ -109,9 +115,9 @@ def test_rows_of_one_turn_evaluate_what_learns_from_several(checkpoint: str, pag
         line["conversations"] += [{"from": "human", "value": "read B"}, {"from": "gpt", "value": "1 2"}]
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(map(json.dumps, lines)))
-    options = ["--model", checkpoint, "--data", data, "--image_folder", pages, "--eval_data", pages / "rows.jsonl"]
+    options = ["--model", checkpoint, "--data", data, "--image-folder", pages, "--eval-data", pages / "rows.jsonl"]
     said = run(
-        "distil", *options, "--eval_strategy", "steps", "--eval_steps", 1, *SHORT, "--output_dir", tmp_path / "o"
+        "distill", *options, "--eval-strategy", "steps", "--eval-steps", 1, *SHORT, "--output-dir", tmp_path / "o"
     )
     assert "eval_loss" in said
 
@@ -120,11 +126,11 @@ def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) ->
     lines = (pages / "rows.jsonl").read_text().splitlines()[:6]
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join([*lines[:5], lines[5].replace("5.png", "none.png")]))
-    options = ["sft", "--model", checkpoint, "--data", data, "--image_folder", pages, *SHORT, "--output_dir", tmp_path]
+    options = ["sft", "--model", checkpoint, "--data", data, "--image-folder", pages, *SHORT, "--output-dir", tmp_path]
     stopped = run(*options, code=2)
     assert "error: 1 of 6 rows of train_dataset cannot be trained on; fix them, or skip them with" in stopped
     assert f"\n  row 6: {pages / 'none.png'}: no such file\n" in stopped
-    run(*options, "--on_bad_row", "skip", "--max_steps", 1)
+    run(*options, "--on-bad-row", "skip", "--max-steps", 1)
 
 
 @pytest.mark.parametrize(
@@ -134,29 +140,95 @@ def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) ->
         ({"--data": None}, "the following arguments are required: --data"),
         ({"--model": "/none"}, "there is no checkpoint folder /none"),
         ({"--data": "/none.jsonl"}, "data '/none.jsonl' cannot be read: No such file"),
-        ({"--threshold": 5}, r"--threshold must be a number in [0, 1], got 5.0"),
-        ({"--learnin_rate": 1}, "there is no option --learnin_rate; did you mean --learning_rate?"),
-        ({"--learning_rate": "fast"}, "invalid float value: 'fast'"),
-        ({"--resume_from_checkpoint": "true"}, "resume_from_checkpoint: there is no checkpoint in"),
-        ({"--alpha": 2}, "alpha must be in [0, 1], got 2.0; 1 is plain fine-tuning, 0 pure distillation"),
+        ({"--threshold": 5}, r"error: --threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
+        ({"--predictor": "best"}, "error: --predictor must be one of 'pred2d', 'raster', 'serpentine', got 'best'"),
+        ({"--max-tokens": 0}, "error: --max-tokens must be a whole number of at least 1, got 0; leave it out"),
+        ({"--learnin_rate": 1}, "there is no option --learnin_rate; did you mean --learning-rate?"),
+        ({"--frobnicate": 1}, "there is no option --frobnicate; --help-all lists all options"),
+        ({"--learning-rate": "fast"}, "argument --learning-rate: invalid float value: 'fast'"),
+        ({"--resume-from-checkpoint": "true"}, "--resume-from-checkpoint is true, but there is no checkpoint in"),
+        ({"--alpha": 2}, "--alpha must be in [0, 1], got 2.0; 1 is plain fine-tuning, 0 pure distillation"),
+        ({"--on-bad-row": "ask"}, "argument --on-bad-row: invalid choice: 'ask'"),
         ({"--config": "/none.yaml"}, "/none.yaml: No such file or directory"),
     ],
 )
 def test_refused(options: dict[str, Any], text: str, checkpoint: str, pages: Path, tmp_path: Path) -> None:
-    asked = {"--model": checkpoint, "--data": pages / "rows.jsonl", "--output_dir": tmp_path, **options}
+    asked = {"--model": checkpoint, "--data": pages / "rows.jsonl", "--output-dir": tmp_path, **options}
     typed = [str(part) for pair in asked.items() if pair[1] is not None for part in pair]
-    done = CliRunner().invoke(app, ["train", "distil", *typed])
+    done = CliRunner().invoke(app, ["train", "distill", *typed])
     assert done.exit_code == 2
     assert text in " ".join(done.stderr.split())
 
 
-def test_help() -> None:
-    said = CliRunner().invoke(app, ["train", "sft", "--help"]).stdout
-    for name in ("--model", "--data", "--output_dir", "--threshold", "--on_bad_row", "--config", "--help-all"):
-        assert name in said
-    everything = CliRunner().invoke(app, ["train", "distil", "--help-all"]).stdout
-    for name in ("--alpha", "--teacher", "--lora_r", "--gradient_accumulation_steps", "--group_by_kept_length"):
-        assert name in everything
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("threshold: 5", "--threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
+        ("metric: [max]", "--metric must be one of 'max', 'mae', 'rmse', got ['max']"),
+        ("learnin_rate: 1", "there is no option --learnin_rate; did you mean --learning-rate?"),
+        ("max_steps: [1]", "argument --max-steps: invalid int value: '[1]'"),
+        ("1: 2", "the file of --config has a name or a value of the wrong type"),
+        ("model: [", "the file of --config is not valid YAML"),
+        ("- model", "must contain a YAML mapping"),
+    ],
+)
+def test_refused_files(text: str, expected: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"{text}\n")
+    done = CliRunner().invoke(app, ["train", "sft", f"--config={config}", "--model", "none", "--data", "none"])
+    assert done.exit_code == 2, done.exception
+    assert expected in " ".join(done.stderr.split())
+
+
+def test_a_file_that_is_not_named() -> None:
+    done = CliRunner().invoke(app, ["train", "sft", "--config"])
+    assert (done.exit_code, done.stderr) == (2, "error: --config needs the name of a YAML file\n")
+
+
+@pytest.mark.parametrize("form", ["--config={}", "--config {}"])
+def test_dashes_and_underscores(form: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("max-tokens: 9\nmax_threshold: 0.25\n")
+    typed = [*form.format(config).split(), "--model", "m", "--data", "d", "--output_dir", "a", "--learning-rate", "2"]
+    options = read_arguments(typed, "sft", {})
+    assert options.prune == PruneConfig(max_tokens=9, max_threshold=0.25)
+    assert (options.config.output_dir, options.config.learning_rate) == ("a", 2)
+
+
+@pytest.mark.parametrize("spelled", ["distill", "distil"])
+def test_both_spellings_distill(spelled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Options, str]] = []
+    monkeypatch.setattr("pixelprune.training.run.train", lambda *call: calls.append(call))
+    arguments = ["--model", "m", "--data", "d", "--alpha", "0.25", "--teacher", "t", "--threshold", "0.02"]
+    done = CliRunner().invoke(app, ["train", spelled, *arguments])
+    assert done.exit_code == 0, done.stderr
+    ((options, method),) = calls
+    assert method == "distill"
+    assert isinstance(options.config, SelfDistillationConfig)
+    assert (options.config.alpha, options.teacher.teacher) == (0.25, "t")
+    assert options.prune == PruneConfig(threshold=0.02)
+
+
+@pytest.mark.parametrize("method", ["sft", "distill"])
+def test_help_says_what_the_parser_does(method: str) -> None:
+    """Options are declared for the help, and read by TRL's parser: names, defaults and words are the same."""
+    command = typer.main.get_command(app).commands["train"].commands[method]  # type: ignore[attr-defined]
+    declared = {option.name: option for option in command.params if option.name not in ("help_all", "config")}
+    options = read_arguments(["--model", "m", "--data", "d"], method, {})
+    read = {field.name: (field, part) for part in options for field in dataclasses.fields(part)}
+    for name, option in declared.items():
+        field, part = read[name]
+        if not option.required:
+            assert option.default == getattr(part, name), name
+        if name != "output_dir" and "help" in field.metadata:
+            assert option.help == field.metadata["help"]
+    everything = CliRunner().invoke(app, ["train", method, "--help-all"], env={"COLUMNS": "100"}).stdout
+    for name, option in declared.items():
+        assert f"--{name.replace('_', '-')} " in everything
+        if name != "output_dir":  # TRL describes it
+            assert "".join(option.help.split()) in "".join(everything.split())
+    assert "--gradient-accumulation-steps" in everything
+    assert not re.search(r"^ *--\w*_", everything, re.MULTILINE)
 
 
 def test_without_trl(monkeypatch: pytest.MonkeyPatch) -> None:

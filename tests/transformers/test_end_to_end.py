@@ -61,7 +61,7 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
 
     got, wanted = run(processor), run(stock_processor)
     assert all(0 < image.retain_ratio < 1 for image in kept(got)[:2])
-    family, tiny = families.family(name), ALL[name]
+    family, tiny = families.get(name), ALL[name]
     merge = processor.image_processor.merge_size
     image_token = processor.tokenizer.convert_tokens_to_ids(token)
     full = stock_prompt(wanted, image_token, got["image_kept"], merge)

@@ -17,8 +17,7 @@ from transformers import AutoProcessor
 
 from pixelprune import PruneConfig, select
 from pixelprune.images.samples import photograph, sample_path
-from pixelprune.transformers import disable, enable, kept
-from pixelprune.transformers.families import family
+from pixelprune.transformers import disable, enable, families, kept
 from tests.support.checkpoints import KITS, class_of, processor_of
 from tests.support.prompts import patch_places
 from tests.support.shared_folder import SHARED
@@ -41,7 +40,7 @@ def stock(request: pytest.FixtureRequest) -> Any:
         pytest.skip(f"this transformers has no {request.param}")
     if request.param.endswith("omni_thinker") or request.param.endswith("moe_thinker"):
         _skip_without_seam(processor)
-    processor.family = family(request.param)
+    processor.family = families.get(request.param)
     return processor
 
 
@@ -147,7 +146,7 @@ def test_switched_off_for_one_call(stock: Any, pictures: list) -> None:
 def test_pillow_backend(name: str, pictures: list) -> None:
     stock = processor_of(name)
     stock.image_processor = class_of(KITS[name].images + "Pil")()
-    stock.family = family(name)
+    stock.family = families.get(name)
     assert stock.image_processor.backend == "pil"
     wanted, got = call(stock, pictures), call(enable(processor=copy.deepcopy(stock)), pictures)
     assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
@@ -240,7 +239,7 @@ def test_images_of_all_kinds(qwen: Any, pictures: list, kind: str, tmp_path: Pat
         "nested": page,
     }
     stock = disable(processor=copy.deepcopy(qwen))
-    stock.family = family("qwen3_vl")
+    stock.family = families.get("qwen3_vl")
     given = images[kind]
     wanted, got = call(stock, [given, pictures[1]]), call(qwen, [given, pictures[1]])
     assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
@@ -249,7 +248,7 @@ def test_images_of_all_kinds(qwen: Any, pictures: list, kind: str, tmp_path: Pat
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (33, 47), (2000, 40)])
 def test_odd_sizes(qwen: Any, size: tuple[int, int]) -> None:
     stock = disable(processor=copy.deepcopy(qwen))
-    stock.family = family("qwen3_vl")
+    stock.family = families.get("qwen3_vl")
     image = Image.fromarray(photograph(2048)).crop((0, 0, *size))
     wanted, got = call(stock, [image]), call(qwen, [image])
     assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
@@ -270,7 +269,7 @@ def test_another_patch_size_in_one_call_is_refused(qwen: Any, pictures: list) ->
 
 def test_own_statistics_and_raw_pixels(qwen: Any, pictures: list) -> None:
     stock = disable(processor=copy.deepcopy(qwen))
-    stock.family = family("qwen3_vl")
+    stock.family = families.get("qwen3_vl")
     for options in (
         {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]},
         {"do_normalize": False},
@@ -359,7 +358,7 @@ def test_enabling_again_replaces_the_options(qwen: Any, pictures: list) -> None:
 @pytest.mark.skipif(not (SHARED / "corpus").is_dir(), reason="the corpus does not lie beside the project")
 def test_real_images(qwen: Any) -> None:
     stock = disable(processor=copy.deepcopy(qwen))
-    stock.family = family("qwen3_vl")
+    stock.family = families.get("qwen3_vl")
     files = sorted(p for p in (SHARED / "corpus").rglob("*") if p.suffix in (".png", ".jpg", ".jpeg", ".webp"))
     for file in files[::12]:
         image = [Image.open(file)]

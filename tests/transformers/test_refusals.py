@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, CLIPImageProcessor, LlavaProcessor
 
 from pixelprune import PruneConfig
-from pixelprune.transformers import Family, disable, enable, families, kept, register, switch
+from pixelprune.transformers import Family, disable, enable, families, kept, register, switch, unregister
 from tests.support.cases import Case, case
 from tests.support.checkpoints import model_and_processor, processor_of
 from tests.support.prompts import ROWS
@@ -236,7 +236,7 @@ def test_family_of_ones_own() -> None:
     try:
         assert enable(model) is model
     finally:
-        families._FAMILIES.pop("my_vl")
+        unregister("my_vl")
 
 
 def test_wrong_things() -> None:
@@ -268,17 +268,25 @@ def test_old_transformers() -> None:
     switch._check_version("5.18.0")
 
 
-def test_family_that_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", since="99.0"))
-    with pytest.raises(RuntimeError, match=r"can be pruned from transformers 99\.0 on"):
-        enable(copy.deepcopy(case("qwen3_vl").stock))
-
-
-def test_family_that_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    stock = copy.deepcopy(case("qwen3_vl").stock)
-    monkeypatch.setitem(families._FAMILIES, "qwen3_vl", Family("qwen3_vl", until=transformers.__version__))
-    with pytest.raises(RuntimeError, match=r"can be pruned only before transformers .*use an older transformers"):
-        enable(stock)
+@pytest.mark.parametrize(
+    ("versions", "text"),
+    [
+        ({"since": "99.0"}, r"can be pruned from transformers 99\.0 on"),
+        (
+            {"since": "5.0", "until": transformers.__version__},
+            r"can be pruned only before transformers .*use an older transformers",
+        ),
+    ],
+)
+def test_family_of_other_versions(versions: dict[str, str], text: str) -> None:
+    model = copy.deepcopy(case("qwen3_vl").stock)
+    model.config.model_type = "my_vl"
+    register(Family("my_vl", **versions))
+    try:
+        with pytest.raises(RuntimeError, match=text):
+            enable(model)
+    finally:
+        unregister("my_vl")
 
 
 @pytest.mark.parametrize(

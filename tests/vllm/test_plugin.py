@@ -98,7 +98,7 @@ def test_where_an_engine_is_asked() -> None:
     ("wrong", "text"),
     [
         ({"PixelPrune": True}, "unknown option 'PixelPrune'; did you mean 'pixelprune'"),
-        ({"text_config": {"pixelprune": True}}, "'pixelprune' stands within 'text_config'; put it beside"),
+        ({"text_config": {"pixelprune": True}}, "'pixelprune' is nested inside 'text_config'; move it up, next to"),
         ({"threshold": 0.1}, r"'threshold' is an option of pixelprune; write {\"pixelprune\": {\"threshold\": 0.1}}"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_was_meant_for_us_is_not_passed_over(wrong: dict[str, Any], text: s
 def test_what_the_log_says() -> None:
     assert announcement(model_config(), "A") is None
     assert announcement(model_config({"pixelprune": False}), "A") == (
-        f"pixelprune {pixelprune.__version__} is off for A, but for requests that switch it on"
+        f"pixelprune {pixelprune.__version__} is off by default for A; requests can enable it"
     )
     line = announcement(model_config({"pixelprune": {"max_tokens": 9}}), "A")
     assert line

@@ -117,7 +117,7 @@ def test_options_that_are_wrong_are_refused(case: str, client: openai.OpenAI, pi
     ("options", "text"),
     [
         ({"pixel_prune": True}, "unknown option 'pixel_prune'; did you mean 'pixelprune'"),
-        ({"images_kwargs": {"pixelprune": True}}, "'pixelprune' stands within 'images_kwargs'; put it beside"),
+        ({"images_kwargs": {"pixelprune": True}}, "'pixelprune' is nested inside 'images_kwargs'; move it up, next to"),
         ({"threshold": 0.1}, "'threshold' is an option of pixelprune; write"),
     ],
 )

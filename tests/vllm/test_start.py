@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": ({"hf_overrides": {"pixel_prune": True}}, "did you mean 'pixelprune'?"),
     "within another": (
         {"mm_processor_kwargs": {"images_kwargs": {"pixelprune": True}}},
-        "'pixelprune' stands within 'images_kwargs'; put it beside 'images_kwargs'",
+        "'pixelprune' is nested inside 'images_kwargs'; move it up, next to 'images_kwargs'",
     ),
     "without the key": ({"mm_processor_kwargs": {"threshold": 0.1}}, "'threshold' is an option of pixelprune; write"),
     "model of transformers": (

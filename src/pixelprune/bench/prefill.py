@@ -44,7 +44,7 @@ def bench_prefill(
         median seconds ``full`` and ``pruned``, their quotient ``speed_up``, and ``flops``, the
         quotient of the floating-point operations counted in both.
     """
-    model, family = wide_model(depth, depth), families.family("qwen3_vl")
+    model, family = wide_model(depth, depth), families.get("qwen3_vl")
     processor = enable(processor=standin_processor()).image_processor
     result = {}
     for side in sides:

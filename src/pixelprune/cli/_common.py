@@ -1,9 +1,8 @@
-"""What the commands share: options, and how results and errors are put on the screen."""
+"""What the commands share: options, and how results and errors are printed."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from contextlib import nullcontext
 from typing import Annotated, Any, NoReturn
@@ -15,8 +14,8 @@ from rich.table import Table
 
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.images import sizes
-from pixelprune.selection import predictors
-from pixelprune.selection.metrics import METRICS
+from pixelprune.selection.config import option_help
+from pixelprune.selection.errors import OptionError
 
 # A file or a pipe gets all the width that a table needs.
 _width = None if sys.stdout.isatty() else 200
@@ -28,24 +27,26 @@ Paths = Annotated[
     list[str],
     typer.Argument(
         metavar="PATH",
-        help="Images, PDFs, or folders, which are searched with all subfolders (hidden files are passed over).",
+        help="Images, PDFs, or folders; folders are searched recursively, hidden files are skipped.",
         show_default=False,
     ),
 ]
-Model = Annotated[str, typer.Option(help=f"Whose image size and block size to use: {', '.join(sizes.names())}.")]
-Metric = Annotated[str, typer.Option(help=f"How the distance of two blocks is measured: {', '.join(METRICS)}.")]
-Predictor = Annotated[
-    str, typer.Option(help=f"The rule that predicts a block from earlier ones: {', '.join(predictors.names())}.")
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help=f"Model whose image and block sizes to use: {', '.join(sizes.names())}.")
 ]
-Dpi = Annotated[int, typer.Option(min=1, help="Resolution at which PDF pages are rendered.")]
+Dpi = Annotated[int, typer.Option(min=1, metavar="DPI", help="Resolution at which PDF pages are rendered.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
-
-_ARGUMENTS = r"(?<![\w-])(max_tokens|max_threshold|threshold|metric|predictor|model)\b"
+# The options of `PruneConfig`, under the names of its fields.
+Threshold = Annotated[float, typer.Option(help=option_help("threshold"))]
+Metric = Annotated[str, typer.Option(metavar="NAME", help=option_help("metric"))]
+Predictor = Annotated[str, typer.Option(metavar="NAME", help=option_help("predictor"))]
+MaxTokens = Annotated[int | None, typer.Option(metavar="COUNT", help=option_help("max_tokens"))]
+MaxThreshold = Annotated[float, typer.Option(help=option_help("max_threshold"))]
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with control characters spelt out and markup made harmless."""
+    """`text` on one line, with control characters spelled out and markup made harmless."""
     return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
@@ -56,21 +57,22 @@ def print_error(line: str) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """Print one line and stop: the command line itself cannot be carried out."""
-    print_error(as_typed(describe(error)))
+    print_error(describe(error))
     raise typer.Exit(EXIT_INPUT)
 
 
-def as_typed(line: str) -> str:
-    """A sentence of the library, which speaks of its arguments and to people who write Python, about options."""
-    line = line.replace(", or None for no budget", "").partition("; add your own")[0]
-    return re.sub(_ARGUMENTS, lambda name: "--" + name[0].replace("_", "-"), line)
-
-
 def describe(error: Exception) -> str:
-    """What a person should read of an error."""
+    """What a person at a command line should read of an error."""
+    if isinstance(error, OptionError):
+        return error.worded(as_typed(error.option))
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def as_typed(option: str) -> str:
+    """An option as it stands on a command line: "max_tokens" is --max-tokens."""
+    return "--" + option.replace("_", "-")
 
 
 def print_json(value: Any) -> None:
@@ -95,9 +97,9 @@ def print_table(title: str, columns: list[tuple[str, str]], rows: list[list[str]
 
 
 def prepare_kernels() -> None:
-    """Load the compiled code, so that no image is charged for it."""
+    """Load the compiled code, so that its loading is not counted as time of an image."""
     from pixelprune.selection import _native
 
-    waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels, once on this machine…")
+    waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels, once per machine…")
     with waiting:
         _native.scan_function()

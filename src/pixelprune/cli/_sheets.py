@@ -23,7 +23,7 @@ class Sheet:
 
     @property
     def label(self) -> str:
-        """How to name it to a person."""
+        """What to call it in messages."""
         return str(self.path) if self.page is None else f"{self.path} page {self.page}"
 
     def load(self, model: str, dpi: int) -> tuple[tuple[int, int], Image]:
@@ -39,15 +39,15 @@ class Sheet:
             raise ImageError(f"{self.label}: {error}") from None
 
 
-# What `show` calls its pictures; in folders they are passed over.
+# What `show` calls its pictures; in folders they are skipped.
 PICTURE_SUFFIX = ".kept.png"
 
 
 def find_sheets(paths: list[str]) -> tuple[list[Sheet], list[str]]:
     """All images that `paths` stand for, and a line for each path that cannot be used.
 
-    Folders are searched with all their subfolders, by the suffixes of image files; hidden files
-    and folders, links to folders, and pictures that `show` made are passed over.
+    Folders are searched recursively, by the suffixes of image files; hidden files and folders,
+    links to folders, and pictures that `show` made are skipped.
     """
     sheets: list[Sheet] = []
     errors: list[str] = []
@@ -64,11 +64,11 @@ def find_sheets(paths: list[str]) -> tuple[list[Sheet], list[str]]:
 
 
 def _files(path: Path, errors: list[str]) -> list[Path]:
-    """The image files below a folder; `path` itself if it is none."""
+    """The image files below a folder; `path` itself if it is not a folder."""
     try:
         if not path.is_dir():
             return [path]
-    except OSError:  # a name that is too long, say: reading it will find out and tell
+    except OSError:  # such as a name that is too long: reading it will report that
         return [path]
     suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
     found: list[Path] = []

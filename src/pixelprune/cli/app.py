@@ -9,7 +9,7 @@ import typer
 import pixelprune
 from pixelprune.cli import bench, check, show, train, verify
 
-# Pillow's decoders warn about oddities of files that they read all the same.
+# Pillow's decoders warn about oddities of files that they read anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 app = typer.Typer(
@@ -25,8 +25,8 @@ app = typer.Typer(
         "and a picture of what stays."
     ),
     epilog=(
-        "Exit codes: 0 all well, 1 a proposition broke or a server would not prune, 2 an option or a file was not "
-        "usable (the other files are still done), 130 interrupted."
+        "Exit codes: 0 success; 1 a proposition does not hold, or a server would not prune; 2 an option or a file "
+        "could not be used (all other files are still processed); 130 interrupted."
     ),
 )
 app.command("show")(show.show)

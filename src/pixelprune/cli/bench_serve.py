@@ -42,7 +42,7 @@ def bench_serve(
         ),
     ] = None,
     image: Images = None,
-    threshold: Annotated[float, typer.Option(help="τ: largest error of a dropped block, 0 to 1 of full scale.")] = 0,
+    threshold: common.Threshold = PruneConfig.threshold,
     requests: Annotated[int, typer.Option(min=1, help="Requests per image and round, two at a time.")] = 4,
     rounds: Rounds = 3,
     one_after_another: Annotated[

@@ -12,7 +12,7 @@ from rich.table import Table
 from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT
 from pixelprune.cli import _common as common
 
-app = typer.Typer(no_args_is_help=True, help="Find out whether pruning is in force in this environment.")
+app = typer.Typer(no_args_is_help=True, help="Check whether pruning is in force in this environment.")
 
 
 @app.callback()
@@ -22,9 +22,9 @@ def _check() -> None:
 
 @app.command("vllm")
 def check_vllm(as_json: common.AsJson = False) -> None:
-    """Look for the plugin where vLLM looks, then run a small random model through its engine (about a minute).
+    """Look for the plugin as vLLM does, then run a small random model through its engine (about a minute).
 
-    Run it in the environment of the server. Exit code 1 if pruning would not be in force there.
+    Run this in the environment of the server. The exit code is 1 if pruning would not be in force there.
     """
     if not find_spec("vllm"):
         common.print_error("vLLM is not installed in this environment; run this where the server runs")
@@ -32,14 +32,14 @@ def check_vllm(as_json: common.AsJson = False) -> None:
     from pixelprune._processes import run_in_subprocess
     from pixelprune.vllm.check import check
 
-    with common.err.status("Looking, and running a small model…"):
+    with common.err.status("Checking, and running a small model…"):
         findings = run_in_subprocess(check)
     good = all(finding.good for finding in findings)
     if as_json:
         common.print_json({"in_force": good, "findings": [asdict(finding) for finding in findings]})
     else:
         _print(findings)
-        sentence = f"Pruning is in force where it is asked for: vllm serve MODEL {_OPTION}"
+        sentence = f"Pruning is in force when it is requested: vllm serve MODEL {_OPTION}"
         common.out.print(f"\n{common.printable(sentence)}" if good else "\n[bold red]Pruning is not in force.[/]")
     if not good:
         raise typer.Exit(EXIT_BROKEN)

@@ -1,4 +1,4 @@
-"""`pixelprune show`: what would be kept of an image, in figures and as a picture."""
+"""`pixelprune show`: what would be kept of an image, in numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pixelprune.images import sizes
 from pixelprune.images.files import ImageError
 from pixelprune.images.overlay import overlay
 from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.errors import OptionError
 from pixelprune.selection.select import largest_error, select
 
 Row = dict[str, Any]
@@ -25,20 +26,13 @@ Row = dict[str, Any]
 def show(
     paths: common.Paths,
     model: common.Model = "qwen3-vl",
-    threshold: Annotated[
-        float, typer.Option(help="τ, the largest error, in [0, 1] of full scale; 0 drops equal pixels only.")
-    ] = PruneConfig.threshold,
+    threshold: common.Threshold = PruneConfig.threshold,
     metric: common.Metric = PruneConfig.metric,
     predictor: common.Predictor = PruneConfig.predictor,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(help="Keep at most this many of each image: raises τ as far as needed, up to --max-threshold."),
-    ] = None,
-    max_threshold: Annotated[
-        float, typer.Option(help="The largest τ that --max-tokens may lead to.")
-    ] = PruneConfig.max_threshold,
+    max_tokens: common.MaxTokens = PruneConfig.max_tokens,
+    max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the pictures go, as NAME.kept.png.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help=f"Folder for the pictures, NAME{PICTURE_SUFFIX}.")
     ] = Path("overlays"),
     grid: Annotated[bool, typer.Option("--grid", help="Draw the edges of all blocks.")] = False,
     dpi: common.Dpi = 144,
@@ -46,8 +40,9 @@ def show(
 ) -> None:
     """Show which blocks of your images are kept, and how many visual tokens that saves.
 
-    Writes one picture per image: kept blocks in colour, dropped ones greyed out. Of an animation or a
-    multi-page TIFF the first frame is shown, of a PDF every page. The milliseconds are those of the selection.
+    Writes one picture per image: kept blocks in color, dropped blocks grayed out.
+    For an animation or a multi-page TIFF, only the first frame is shown; for a PDF, every page.
+    The milliseconds are the time of the selection alone.
     """
     try:
         sizes.preset(model)
@@ -57,7 +52,7 @@ def show(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        common.refuse(ValueError(f"--output must be a folder that can be written to, got {common.describe(error)}"))
+        common.refuse(OptionError("output", f"must be a folder that can be written to, got {common.describe(error)}"))
     common.prepare_kernels()
     sheets, errors = find_sheets(paths)
     for line in errors:
@@ -96,7 +91,7 @@ class _Batch:
     inputs: set[Path]
 
     def add(self, sheet: Sheet, name: str) -> None:
-        """Select from one image and draw it; what cannot be done becomes a line."""
+        """Select from one image and draw it; a failure becomes one line on the error stream."""
         try:
             size, image = sheet.load(self.model, self.dpi)
         except ImageError as error:
@@ -109,7 +104,7 @@ class _Batch:
         drawn = True
         try:
             if picture.resolve() in self.inputs:
-                raise OSError("not written, since it is one of the images to show")
+                raise OSError("not written, because it is one of the input images")
             overlay(image, selection, grid=self.grid).save(picture)
         except OSError as error:
             drawn = False
@@ -167,7 +162,7 @@ def _print(batch: _Batch) -> None:
     over = sum(not row["budget_met"] for row in rows)
     if over:
         common.out.print(
-            f"[red]{over} of {len(rows)}[/] (marked !) could not be brought to --max-tokens {config.max_tokens} "
+            f"[red]{over} of {len(rows)}[/] (marked !) could not meet --max-tokens {config.max_tokens} "
             f"with τ up to {config.max_threshold:g}; raise --max-threshold"
             + (", or try --metric rmse." if config.metric == "max" else "."),
             soft_wrap=True,
@@ -175,6 +170,6 @@ def _print(batch: _Batch) -> None:
     for row in rows:
         plain = Path(row["image"]).stem + PICTURE_SUFFIX
         if row["overlay"] and row["page"] is None and Path(row["overlay"]).name != plain:
-            line = f"{common.printable(row['image'])} is drawn in {common.printable(row['overlay'])}"
+            line = f"{common.printable(row['image'])} is shown in {common.printable(row['overlay'])}"
             common.out.print(line, soft_wrap=True)
     common.out.print(f"Pictures: {common.printable(str(batch.output))}/NAME{PICTURE_SUFFIX}", soft_wrap=True)

@@ -1,36 +1,84 @@
-"""`pixelprune train`: fine-tune and distil on pruned inputs, with all options of TRL."""
+"""`pixelprune train`: fine-tune and self-distill on pruned inputs, with all options of TRL."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
+from pixelprune.selection.config import PruneConfig
 
-app = typer.Typer(no_args_is_help=True, help="Fine-tune a model on pruned inputs, or distil it from itself.")
-
-_COMMON = "\n\n".join(
-    [
-        "[bold]--model[/] PATH  checkpoint to start from",
-        "[bold]--data[/] PATH  JSON Lines with a row a line, or a data set that the datasets library reads: messages, "
-        "or prompt and completion, or conversations with <image>; and images",
-        "[bold]--output_dir[/] PATH  where checkpoints and the trained model go",
-        "[bold]--threshold --metric --predictor --max_tokens --max_threshold[/]  what to prune, as everywhere",
-        "[bold]--on_bad_row[/] stop|skip  what to do where rows cannot be trained on",
-        "[bold]--config[/] FILE.yaml  any of these options from a file; those of the command line count more",
-        "Often wanted: --learning_rate --num_train_epochs --per_device_train_batch_size --gradient_accumulation_steps "
-        "--use_peft --lora_r --dtype --attn_implementation --eval_data --save_steps --resume_from_checkpoint. "
-        "[bold]--help-all[/] lists every option, those of TRL among them.",
-        "Several processes: [bold]accelerate launch -m pixelprune train …[/]",
-    ]
+app = typer.Typer(
+    no_args_is_help=True, help="Train a model on pruned inputs: supervised fine-tuning or self-distillation."
 )
-_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+# What TRL's parser reads is shown with these words, too.
+Model = Annotated[
+    str, typer.Option(metavar="PATH", help="Checkpoint to start from: a folder, or a name on the Hugging Face Hub.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH",
+        help="Training data: a JSON Lines file, one row per line, or a data set that the datasets library reads. Each "
+        "row holds images, and messages, or prompt and completion, or conversations with <image>.",
+    ),
+]
+OutputDir = Annotated[str, typer.Option(metavar="DIR", help="Folder for checkpoints and the trained model.")]
+ImageFolder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Folder that relative image paths start from; by default, the folder of the data."
+    ),
+]
+EvalData = Annotated[str | None, typer.Option(metavar="PATH", help="Data to evaluate on, used with --eval-strategy.")]
+OnBadRow = Annotated[
+    str,
+    typer.Option(
+        metavar="stop|skip", help="Whether to stop at rows that cannot be trained on, or to skip them. Both list them."
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML file that sets any of these options; those on the command line take precedence.",
+    ),
+]
+HelpAll = Annotated[bool, typer.Option("--help-all", help="Show all options, including those of TRL.")]
+Alpha = Annotated[
+    float, typer.Option(help="Weight of the labels in the loss: 1 is plain fine-tuning, 0 is pure distillation.")
+]
+Temperature = Annotated[float, typer.Option(help="Temperature that the logits of teacher and student are divided by.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="Checkpoint of another teacher; by default, the model as it was before training."
+    ),
+]
+
+_EPILOG = (
+    "All options of TRL's SFTConfig and ModelConfig work, too. Frequently used: --learning-rate, --num-train-epochs, "
+    "--per-device-train-batch-size, --gradient-accumulation-steps, --use-peft, --lora-r, --dtype, "
+    "--attn-implementation, --save-steps, --resume-from-checkpoint. [bold]--help-all[/] lists them all.\n\n"
+    "To train with several processes: [bold]accelerate launch -m pixelprune train sft ...[/]"
+)
+
+
+class _PassedOn(TyperCommand):
+    """A command that declares options for its help alone, and passes all arguments on as they were typed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if {*args} & {*ctx.help_option_names}:
+            return super().parse_args(ctx, ["--help"])
+        ctx.args = args
+        return args
 
 
 @app.callback()
@@ -38,47 +86,78 @@ def _train() -> None:
     pass
 
 
-@app.command("sft", context_settings=_SETTINGS, epilog=_COMMON)
-def sft(context: typer.Context) -> None:
+@app.command("sft", cls=_PassedOn, epilog=_EPILOG)
+def sft(
+    context: typer.Context,
+    model: Model,
+    data: Data,
+    output_dir: OutputDir = "trainer_output",
+    image_folder: ImageFolder = None,
+    eval_data: EvalData = None,
+    on_bad_row: OnBadRow = "stop",
+    threshold: common.Threshold = PruneConfig.threshold,
+    metric: common.Metric = PruneConfig.metric,
+    predictor: common.Predictor = PruneConfig.predictor,
+    max_tokens: common.MaxTokens = PruneConfig.max_tokens,
+    max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
+    config: Config = None,
+    help_all: HelpAll = False,
+) -> None:
     """Supervised fine-tuning with TRL: the model learns from pruned inputs."""
-    _run(context.args, "sft")
+    _run(context, "sft")
 
 
-@app.command("distil", context_settings=_SETTINGS, epilog=_COMMON)
-def distil(context: typer.Context) -> None:
-    """Self-distillation: the model learns to answer pruned inputs as it answers whole ones.
+@app.command("distil", cls=_PassedOn, epilog=_EPILOG, hidden=True)
+@app.command("distill", cls=_PassedOn, epilog=_EPILOG)
+def distill(
+    context: typer.Context,
+    model: Model,
+    data: Data,
+    output_dir: OutputDir = "trainer_output",
+    alpha: Alpha = 0.5,
+    temperature: Temperature = 1.0,
+    teacher: Teacher = None,
+    image_folder: ImageFolder = None,
+    eval_data: EvalData = None,
+    on_bad_row: OnBadRow = "stop",
+    threshold: common.Threshold = PruneConfig.threshold,
+    metric: common.Metric = PruneConfig.metric,
+    predictor: common.Predictor = PruneConfig.predictor,
+    max_tokens: common.MaxTokens = PruneConfig.max_tokens,
+    max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
+    config: Config = None,
+    help_all: HelpAll = False,
+) -> None:
+    """Self-distillation: the model learns to answer on pruned inputs as it does on full inputs."""
+    _run(context, "distill")
 
-    Options of its own: --alpha weighs the labels (1 is plain fine-tuning, 0 pure distillation), --temperature divides
-    the logits, and --teacher names another checkpoint than the model itself.
-    """
-    _run(context.args, "distil")
 
-
-def _run(arguments: list[str], method: str) -> None:
+def _run(context: typer.Context, method: str) -> None:
     for name in ("trl", "peft", "transformers"):
         if not find_spec(name):
             common.print_error(f"{name} is not installed; pip install 'pixelprune[training]'")
             raise typer.Exit(EXIT_INPUT)
     from pixelprune.training.run import read_arguments, train
 
-    # What TRL asks of transformers by an old name is nothing that a user of this command could change.
+    # TRL uses deprecated names of transformers; users of this command cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl")
     logging.getLogger("pixelprune").addHandler(_Lines())
     try:
-        asked = read_arguments(arguments, method, on_error=_refuse_line)
-        train(*asked, method)
+        texts = {option.name: option.help for option in context.command.params if isinstance(option, TyperOption)}
+        options = read_arguments(context.args, method, texts)
+        train(options, method)
     except (ValueError, OSError) as error:
         if _is_main_process():
             _refuse(error)
         raise typer.Exit(EXIT_INPUT) from None
     if _is_main_process():
-        common.out.print(f"Trained; saved in {common.printable(str(asked[2].output_dir))}")
+        common.out.print(f"Training finished; saved in {common.printable(str(options.config.output_dir))}")
 
 
 def _refuse(error: Exception) -> None:
-    """The first line as every command says it, and the rows below."""
+    """The first line as every command prints it, and the rows below."""
     first, *rows = common.describe(error).split("\n")
-    common.print_error(common.as_typed(first))
+    common.print_error(first)
     for row in rows:
         common.err.print(common.printable(row), soft_wrap=True)
 
@@ -92,11 +171,6 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         for line in record.getMessage().split("\n"):
             common.err.print(common.printable(line), soft_wrap=True)
-
-
-def _refuse_line(text: str) -> NoReturn:
-    common.print_error(text)
-    sys.exit(EXIT_INPUT)
 
 
 def _is_main_process() -> bool:

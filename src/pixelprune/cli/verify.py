@@ -13,27 +13,30 @@ from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import Sheet, find_sheets
 from pixelprune.images import sizes
 from pixelprune.images.files import ImageError
-from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.config import PruneConfig, option_help
+from pixelprune.selection.errors import OptionError
 from pixelprune.selection.verify import Check, configs, verify_image
 
 
 def verify(
     paths: common.Paths,
     model: common.Model = "qwen3-vl",
-    threshold: Annotated[float, typer.Option(help="τ for Proposition 2, in (0, 1] of full scale.")] = 0.02,
+    threshold: Annotated[
+        float, typer.Option(help=f"{option_help('threshold')} Used for Proposition 2; must be above 0.")
+    ] = 0.02,
     dpi: common.Dpi = 144,
     as_json: common.AsJson = False,
 ) -> None:
     """Prove on your own files that nothing is lost, with every predictor and metric.
 
-    Proposition 1: at τ = 0 the image is rebuilt from the kept blocks bit for bit.
-    Proposition 2: at any other τ every block is rebuilt within τ.
+    Proposition 1: at τ = 0, the image is rebuilt bit for bit from the kept blocks.
+    Proposition 2: at any other τ, every block is rebuilt within τ.
     """
     try:
         block = sizes.preset(model).block
         plan = configs(PruneConfig(threshold=threshold).threshold)
         if not threshold:
-            raise ValueError("threshold must be above 0 here, got 0; Proposition 1 is checked at 0 in any case")
+            raise OptionError("threshold", "must be above 0 here, got 0", "Proposition 1 is always checked at 0")
     except ValueError as error:
         common.refuse(error)
     common.prepare_kernels()
@@ -44,7 +47,7 @@ def verify(
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=common.err, transient=True)
-    # Started where nobody watches, it would leave an empty line in a log.
+    # In a log, which nobody watches, it would leave an empty line.
     with progress if common.err.is_terminal else nullcontext():
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:
@@ -67,7 +70,9 @@ def verify(
     elif results:
         _print(results, plan)
     for sheet, check in broken:
-        common.print_error(f"{sheet.label}: proposition {check.proposition} broke with {check.config.to_json()}")
+        common.print_error(
+            f"{sheet.label}: proposition {check.proposition} does not hold with {check.config.to_json()}"
+        )
     if broken:
         raise typer.Exit(EXIT_BROKEN)
     if interrupted:
@@ -98,7 +103,7 @@ def _print(results: list[tuple[Sheet, Check]], plan: list[PruneConfig]) -> None:
         if not checks:
             continue
         holding = sum(check.holds for check in checks)
-        colour = "green" if holding == len(checks) else "red"
+        color = "green" if holding == len(checks) else "red"
         rows.append(
             [
                 f"{checks[0].proposition}: {'equal' if checks[0].proposition == 1 else 'within τ'}",
@@ -106,7 +111,7 @@ def _print(results: list[tuple[Sheet, Check]], plan: list[PruneConfig]) -> None:
                 config.metric if config.threshold else "",
                 f"{config.threshold:g}",
                 f"{max(check.largest_error for check in checks):.4g}",
-                f"[{colour}]{holding} of {len(checks)}[/]",
+                f"[{color}]{holding} of {len(checks)}[/]",
             ]
         )
     images = len({sheet for sheet, _ in results})

@@ -1,4 +1,4 @@
-"""What size an image has when a model sees it: one short entry a model family.
+"""What size an image has when a model sees it: one short entry per model family.
 
 The bounds are those of the image processor files published with the checkpoints, which for most
 families differ from the defaults of the processor classes in transformers.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from pixelprune.selection._registry import Registry
+from pixelprune.selection.errors import check_name
 
 MAX_ASPECT_RATIO = 200
 
@@ -48,7 +51,7 @@ class ModelPreset:
         enlarge: what happens to a side shorter than a block before anything else.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: the name is empty, or a number is out of range.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ModelPreset:
     enlarge: Callable[[int, int, int], Size] = _as_it_is
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if self.patch < 1 or self.merge < 1:
             raise ValueError(f"patch and merge must be at least 1, got {self.patch} and {self.merge}")
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -109,9 +113,11 @@ def _whole_blocks(side: float, block: int) -> int:
 
 
 # GLM counts an image as two frames, so its bounds on an image are half the published numbers.
-_PRESETS = {
-    preset.name: preset
-    for preset in (
+_registry = Registry(
+    "preset",
+    option="model",
+    where="pixelprune.images.sizes",
+    built_in=(
         ModelPreset("qwen2-vl", 14, 2, 56 * 56, 28 * 28 * 16384),
         ModelPreset("qwen2.5-vl", 14, 2, 56 * 56, 28 * 28 * 16384),
         ModelPreset("qwen3-vl", 16, 2, 256 * 256, 4096 * 4096),
@@ -119,28 +125,57 @@ _PRESETS = {
         ModelPreset("glm-4v", 14, 2, 112 * 112 // 2, 28 * 28 * 6144, _scaled_to_a_block),
         ModelPreset("glm-ocr", 14, 2, 112 * 112 // 2, 28 * 28 * 6144, _scaled_to_a_block),
         ModelPreset("paddleocr-vl", 14, 2, 147_384, 28 * 28 * 3600, _grown_to_a_block),
-    )
-}
+    ),
+)
 
 
 def names() -> list[str]:
-    """The names of all presets."""
-    return list(_PRESETS)
+    """The names of all presets, built-in ones first."""
+    return _registry.names()
+
+
+def get(name: str) -> ModelPreset:
+    """The preset called `name`.
+
+    Raises:
+        OptionError: there is no preset of this name; the text lists the known ones.
+    """
+    return _registry.get(name)
 
 
 def preset(model: str | ModelPreset) -> ModelPreset:
-    """The preset called `model`; a `ModelPreset` of your own is passed through.
+    """The preset called `model`; your own `ModelPreset` is returned as it is.
 
     Raises:
-        ValueError: there is no preset of this name; the text lists those there are.
+        OptionError: there is no preset of this name; the text lists the known ones.
 
     Example:
         >>> preset("qwen2.5-vl").block
         28
     """
-    if isinstance(model, ModelPreset):
-        return model
-    try:
-        return _PRESETS[model]
-    except (KeyError, TypeError):
-        raise ValueError(f"model must be one of {', '.join(_PRESETS)}, got {model!r}") from None
+    return model if isinstance(model, ModelPreset) else get(model)
+
+
+def register(preset: ModelPreset) -> None:
+    """Add a preset; its name then works wherever a preset is named.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> register(replace(preset("qwen3-vl"), name="small", max_pixels=1024 * 1024))
+        >>> preset("small").fit_size(4000, 3000)
+        (1152, 864)
+        >>> unregister("small")
+    """
+    _registry.register(preset)
+
+
+def unregister(name: str) -> None:
+    """Remove a preset that was added with `register`.
+
+    Raises:
+        ValueError: `name` is unknown or built in.
+    """
+    _registry.unregister(name)

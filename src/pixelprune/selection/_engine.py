@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelprune.selection._blocks import Cell, Image, Source, block_at, channels
-from pixelprune.selection._codes import EXACT, MAE, MAX, RMSE
-from pixelprune.selection.metrics import limit, totals
+from pixelprune.selection._codes import EXACT
+from pixelprune.selection.metrics import METRICS, limit, totals
 from pixelprune.selection.predictors import Predictor, scan
-
-_METRIC_CODES = {"max": MAX, "mae": MAE, "rmse": RMSE}
 
 
 def find_sources(image: Image, cell: Cell, predictor: Predictor, threshold: float, metric: str) -> Source:
@@ -54,7 +52,7 @@ def _sources(
         rows,
         columns,
         predictor.kernel,
-        _METRIC_CODES[metric] if largest else EXACT,
+        METRICS[metric].code if largest else EXACT,
         largest,
         keep is not None,
         kept.ctypes.data,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pixelprune.selection import predictors
-from pixelprune.selection.metrics import METRICS
+from pixelprune.selection import metrics, predictors
+from pixelprune.selection.errors import OptionError, listed
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field with the one description that commands and documentation show for it."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class PruneConfig:
     """What may be dropped, and how a match is measured.
 
     Attributes:
-        threshold: τ in [0, 1] of full scale (1 = 255 grey levels). A block is dropped when its
+        threshold: τ in [0, 1] of full scale (1 = 255 gray levels). A block is dropped when its
             distance to its prediction is at most τ. 0 drops equal pixels only and loses nothing.
         metric: the distance over all samples of a block, on the [0, 1] scale:
             "max" (largest |Δ|), "mae" (mean |Δ|) or "rmse" (root of the mean of Δ²).
@@ -30,7 +35,7 @@ class PruneConfig:
         max_threshold: the largest τ that a budget may lead to; it has no effect without one.
 
     Raises:
-        ValueError: a field is out of its range, or a name is not known.
+        OptionError: a field is out of its range, or a name is not known. It is a ValueError.
 
     Example:
         >>> config = PruneConfig(threshold=0.02, metric="mae")
@@ -39,27 +44,34 @@ class PruneConfig:
         >>> PruneConfig(threshold=5)
         Traceback (most recent call last):
             ...
-        ValueError: threshold must be a number in [0, 1], got 5; to give it in grey levels, divide by 255
+        pixelprune.selection.errors.OptionError: threshold must be a number in [0, 1], got 5; divide gray levels by 255
     """
 
-    threshold: float = 0.0
-    metric: str = "max"
-    predictor: str = "pred2d"
-    max_tokens: int | None = None
-    max_threshold: float = 0.1
+    threshold: float = _option(
+        0.0, "τ: largest error of a dropped block, 0 to 1 of full scale; 0 drops only exact matches."
+    )
+    metric: str = _option("max", f"How the error of a block is measured: {', '.join(metrics.names())}.")
+    predictor: str = _option(
+        "pred2d", f"Rule that predicts a block from blocks before it: {', '.join(predictors.names())}."
+    )
+    max_tokens: int | None = _option(
+        None, "Token budget: maximum number of visual tokens per image; τ is raised as needed to meet it."
+    )
+    max_threshold: float = _option(0.1, "Upper limit of τ when a token budget raises it.")
 
     def __post_init__(self) -> None:
         for name in ("threshold", "max_threshold"):
             object.__setattr__(self, name, _fraction(name, getattr(self, name)))
-        if not isinstance(self.metric, str) or self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {_listed(METRICS)}, got {self.metric!r}")
+        metrics.get(self.metric)
         predictors.get(self.predictor)
         if self.max_tokens is not None:
             object.__setattr__(self, "max_tokens", _budget(self.max_tokens))
             if self.threshold > self.max_threshold:
-                raise ValueError(
-                    f"max_threshold must be at least threshold ({self.threshold:g}) when max_tokens is set, "
-                    f"got {self.max_threshold:g}; raise max_threshold or lower threshold"
+                raise OptionError(
+                    "max_threshold",
+                    f"must be at least the threshold ({self.threshold:g}) when there is a token budget, "
+                    f"got {self.max_threshold:g}",
+                    "raise it or lower the threshold",
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,14 +83,14 @@ class PruneConfig:
         """Build a config from `values`; fields that are left out get their defaults.
 
         Raises:
-            ValueError: `values` is no mapping, has an unknown key, or a value is out of range.
+            ValueError: `values` is not a mapping, has an unknown key, or a value is out of range.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"values must be a mapping of option names to values, got {values!r}")
-        known = [field.name for field in fields(cls)]
+        known = [option.name for option in fields(cls)]
         unknown = [key for key in values if key not in known]
         if unknown:
-            raise ValueError(f"unknown option {_listed(unknown)}; known options: {', '.join(known)}")
+            raise ValueError(f"unknown option {listed(unknown)}; known options: {', '.join(known)}")
         return cls(**values)
 
     def to_json(self) -> str:
@@ -90,7 +102,7 @@ class PruneConfig:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: `text` is no JSON object, or `from_dict` refuses what it holds.
+            ValueError: `text` is not a JSON object, or `from_dict` refuses what it holds.
         """
         try:
             values = json.loads(text)
@@ -99,17 +111,17 @@ class PruneConfig:
         return cls.from_dict(values)
 
 
-def resolve(asked: Any, config: PruneConfig | None) -> PruneConfig | None:
-    """The options of one call: what is asked for over what was configured; None to keep all.
+def resolve(requested: Any, config: PruneConfig | None) -> PruneConfig | None:
+    """The options of one call: what is requested over what was configured; None to keep all.
 
     Args:
-        asked: a dict of options, which replace those of `config` one by one; a PruneConfig, which
+        requested: a dict of options, which replace those of `config` one by one; a PruneConfig, which
             stands alone; True for `config` (or the defaults, where that is None); False to keep
-            all; None for no wish.
-        config: what holds without a wish; None: pruning is off.
+            all; None for no request.
+        config: what applies without a request; None: pruning is off.
 
     Raises:
-        ValueError: `asked` is something else, or has an unknown option or a value out of range.
+        ValueError: `requested` is something else, or has an unknown option or a value out of range.
 
     Example:
         >>> resolve({"threshold": 0.02}, PruneConfig(metric="mae"))
@@ -117,17 +129,51 @@ def resolve(asked: Any, config: PruneConfig | None) -> PruneConfig | None:
         >>> resolve(False, PruneConfig()) is None
         True
     """
-    if asked is None:
+    if requested is None:
         return config
-    if asked is True:
+    if requested is True:
         return config or PruneConfig()
-    if asked is False:
+    if requested is False:
         return None
-    if isinstance(asked, PruneConfig):
-        return asked
-    if isinstance(asked, Mapping):
-        return PruneConfig.from_dict({**(config or PruneConfig()).to_dict(), **asked})
-    raise ValueError(f"pixelprune must be a dict of options, a PruneConfig, True or False, got {asked!r}")
+    if isinstance(requested, PruneConfig):
+        return requested
+    if isinstance(requested, Mapping):
+        return PruneConfig.from_dict({**(config or PruneConfig()).to_dict(), **requested})
+    raise ValueError(f"pixelprune must be a dict of options, a PruneConfig, True or False, got {requested!r}")
+
+
+class OptionRow(NamedTuple):
+    """One option, as a row of a documentation table."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def option_help(name: str) -> str:
+    """The description of an option of `PruneConfig`, a sentence with a period.
+
+    Example:
+        >>> option_help("max_threshold")
+        'Upper limit of τ when a token budget raises it.'
+    """
+    return next(row.help for row in option_rows() if row.name == name)
+
+
+def option_rows() -> list[OptionRow]:
+    """All options of `PruneConfig` in order, for tables.
+
+    Example:
+        >>> row = option_rows()[3]
+        >>> row.name, row.type, row.default
+        ('max_tokens', 'int | None', None)
+    """
+    annotations = PruneConfig.__annotations__
+    return [
+        OptionRow(option.name, annotations[option.name], option.default, option.metadata["help"])
+        for option in fields(PruneConfig)
+    ]
 
 
 def _fraction(name: str, value: Any) -> float:
@@ -135,16 +181,14 @@ def _fraction(name: str, value: Any) -> float:
     number = value if plain else math.nan
     if 0 <= number <= 1:
         return abs(float(number))  # no −0.0
-    hint = "; to give it in grey levels, divide by 255" if 1 < number < math.inf else ""
-    raise ValueError(f"{name} must be a number in [0, 1], got {value!r}{hint}")
+    hint = "divide gray levels by 255" if 1 < number < math.inf else ""
+    raise OptionError(name, f"must be a number in [0, 1], got {value!r}", hint)
 
 
 def _budget(value: Any) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if whole and value >= 1:
         return int(value)
-    raise ValueError(f"max_tokens must be a whole number of at least 1, or None for no budget, got {value!r}")
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(repr(name) for name in names)
+    raise OptionError(
+        "max_tokens", f"must be a whole number of at least 1, got {value!r}", "leave it out for no budget"
+    )

@@ -11,12 +11,15 @@ metric      distance, [0, 1] scale   integer total of a block    limit for τ
 ``rmse``    √(mean Δ²) / 255         Σ Δ²                        (255 τ)² n
 ==========  =======================  ==========================  ==============
 
-n is the number of samples in a block, B·B·channels.
+n is the number of samples in a block, B·B·channels. To add a metric, add an entry to `METRICS`, its
+code to `_codes` and its loop to `_kernels`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -24,7 +27,81 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-METRICS = ("max", "mae", "rmse")
+from pixelprune.selection._codes import MAE, MAX, RMSE
+from pixelprune.selection.errors import not_one_of
+
+Samples = npt.NDArray[np.uint8]
+Axes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the distance between two blocks is measured: a row of the table above.
+
+    Attributes:
+        name: as in `PruneConfig(metric=...)`.
+        code: its number in the compiled kernels.
+        steps: thresholds per gray level that a token budget tries. 1 where thresholds between two
+            gray levels select the same blocks.
+        total: (|Δ|, axes) to integer totals, reduced over `axes`; |Δ| is uint8.
+        limit: (255 τ, n) to the exact upper bound on a total.
+        distance: (total, n) to the distance on the [0, 1] scale.
+    """
+
+    name: str
+    code: int
+    steps: int
+    total: Callable[[Samples, Axes], Any]
+    limit: Callable[[Fraction, int], Fraction]
+    distance: Callable[[int, int], float]
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "max",
+            MAX,
+            steps=1,
+            total=lambda delta, axes: delta.max(axis=axes),
+            limit=lambda level, n: level,
+            distance=lambda total, n: total / 255,
+        ),
+        Metric(
+            "mae",
+            MAE,
+            steps=4,
+            total=lambda delta, axes: delta.sum(axis=axes, dtype=np.int64),
+            limit=lambda level, n: level * n,
+            distance=lambda total, n: total / (255 * n),
+        ),
+        Metric(
+            "rmse",
+            RMSE,
+            steps=4,
+            total=lambda delta, axes: np.square(delta, dtype=np.int64).sum(axis=axes),
+            limit=lambda level, n: level * level * n,
+            distance=lambda total, n: math.sqrt(total / n) / 255,
+        ),
+    )
+}
+
+
+def names() -> list[str]:
+    """The names of all metrics."""
+    return list(METRICS)
+
+
+def get(name: str) -> Metric:
+    """The metric called `name`.
+
+    Raises:
+        OptionError: there is no such metric; the text lists the known names.
+    """
+    try:
+        return METRICS[name]
+    except (KeyError, TypeError):
+        raise not_one_of("metric", name, METRICS) from None
 
 
 @lru_cache
@@ -37,15 +114,10 @@ def limit(threshold: float, metric: str, samples: int) -> int:
         >>> limit(5 / 255, "rmse", 3072) == 5 * 5 * 3072
         True
     """
-    level = grey_levels(threshold)
-    if metric == "max":
-        return math.floor(level)
-    if metric == "mae":
-        return math.floor(level * samples)
-    return math.floor(level * level * samples)
+    return math.floor(get(metric).limit(gray_levels(threshold), samples))
 
 
-def grey_levels(threshold: float) -> Fraction:
+def gray_levels(threshold: float) -> Fraction:
     """255 τ, as the simple fraction that a threshold such as 5 / 255 or 0.02 was meant to be.
 
     As a float, 5 / 255 may lie a hair below; blocks at exactly that distance must match.
@@ -55,23 +127,14 @@ def grey_levels(threshold: float) -> Fraction:
     return meant if abs(meant - level) <= level / 10**12 else level
 
 
-def totals(x: npt.NDArray[np.uint8], y: npt.NDArray[np.uint8], metric: str, axes: tuple[int, ...]) -> Any:
+def totals(x: Samples, y: Samples, metric: str, axes: Axes) -> Any:
     """Integer totals of |x − y| in `metric`, reduced over `axes`, as an array or a scalar.
 
     `x`, `y`: uint8, same shape.
     """
-    difference = np.maximum(x, y) - np.minimum(x, y)
-    if metric == "max":
-        return difference.max(axis=axes)
-    if metric == "mae":
-        return difference.sum(axis=axes, dtype=np.int64)
-    return np.square(difference, dtype=np.int64).sum(axis=axes)
+    return get(metric).total(np.maximum(x, y) - np.minimum(x, y), axes)
 
 
 def on_unit_scale(total: int, metric: str, samples: int) -> float:
     """The distance on the [0, 1] scale that belongs to an integer total."""
-    if metric == "max":
-        return total / 255
-    if metric == "mae":
-        return total / (255 * samples)
-    return math.sqrt(total / samples) / 255
+    return get(metric).distance(total, samples)

@@ -21,6 +21,7 @@ from numbers import Integral
 from typing import Any
 
 from pixelprune.selection._codes import PRED2D, RASTER, SERPENTINE
+from pixelprune.selection._registry import Registry
 
 _UNVISITED = -1
 
@@ -84,51 +85,47 @@ class Predictor:
     kernel: int | None = None
 
 
-_REGISTRY = {
-    predictor.name: predictor
-    for predictor in (
+_registry = Registry(
+    "predictor",
+    option="predictor",
+    where="pixelprune.predictors",
+    built_in=(
         Predictor("pred2d", pred2d, by_rows, kernel=PRED2D),
         Predictor("raster", raster, by_rows, kernel=RASTER),
         Predictor("serpentine", serpentine, by_snake, kernel=SERPENTINE),
-    )
-}
+    ),
+)
 
 
 def names() -> list[str]:
-    """The names of all registered predictors."""
-    return list(_REGISTRY)
+    """The names of all predictors, built-in ones first."""
+    return _registry.names()
 
 
 def get(name: str) -> Predictor:
     """The predictor called `name`.
 
     Raises:
-        ValueError: no predictor has this name; the text lists those there are.
+        OptionError: no predictor has this name; the text lists the known ones.
     """
-    try:
-        return _REGISTRY[name]
-    except (KeyError, TypeError):
-        known = ", ".join(repr(known) for known in _REGISTRY)
-        raise ValueError(
-            f"predictor must be one of {known}, got {name!r}; add your own with pixelprune.predictors.register"
-        ) from None
+    return _registry.get(name)
 
 
 def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
-    """Add a predictor of your own under `name`; it then works wherever a name is taken.
+    """Add your own predictor under `name`; every option that names a predictor then accepts it.
 
     Args:
         name: the name to use in `PruneConfig(predictor=...)`.
         rule: ``rule(n, columns, source, same)`` returns the index of the kept block that predicts
             block n, or None if nothing does. ``source[k]`` is set for every block k visited
-            before; ``same(p, q)`` tells whether the kept blocks p and q match. A rule must be a
+            before; ``same(p, q)`` returns whether the kept blocks p and q match. A rule must be a
             pure function of these, since decoding calls it again.
         order: ``order(rows, columns)`` yields every block index once, in the order of the scan.
 
     Raises:
-        ValueError: the name is taken or empty, or `rule` or `order` cannot be called.
+        ValueError: the name is taken or empty, or `rule` or `order` is not callable.
 
-    Your rule runs in Python, some microseconds per block; the built-in ones are compiled.
+    Your rule runs in Python, at some microseconds per block; the built-in ones are compiled.
 
     Example:
         >>> import numpy as np
@@ -143,27 +140,21 @@ def register(name: str, rule: Rule, order: Order = by_rows) -> Predictor:
                [0, 0, 0]])
         >>> unregister("upper")
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name must be a string that is not empty, got {name!r}")
     for argument, value in (("rule", rule), ("order", order)):
         if not callable(value):
             raise ValueError(f"{argument} must be a function, got {value!r}")
-    if name in _REGISTRY:
-        raise ValueError(f"name must be new, got {name!r}, which is a predictor; choose another or unregister it")
     predictor = Predictor(name, rule, order)
-    _REGISTRY[name] = predictor
+    _registry.register(predictor)
     return predictor
 
 
 def unregister(name: str) -> None:
-    """Remove a predictor that `register` added.
+    """Remove a predictor that was added with `register`.
 
     Raises:
         ValueError: `name` is unknown or built in.
     """
-    if name not in _REGISTRY or _REGISTRY[name].kernel is not None:
-        raise ValueError(f"name must be that of a predictor added with register, got {name!r}")
-    del _REGISTRY[name]
+    _registry.unregister(name)
 
 
 def scan(

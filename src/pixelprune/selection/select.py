@@ -14,11 +14,7 @@ from pixelprune.selection import predictors
 from pixelprune.selection._blocks import Cell, Image, Source, block_at, channels, with_contiguous_rows
 from pixelprune.selection._engine import find_sources
 from pixelprune.selection.config import PruneConfig
-from pixelprune.selection.metrics import grey_levels, on_unit_scale, totals
-
-# Steps of τ that a budget tries, per grey level. Only for "max" do thresholds between two grey
-# levels select the same.
-_STEPS_PER_LEVEL = {"max": 1, "mae": 4, "rmse": 4}
+from pixelprune.selection.metrics import METRICS, gray_levels, on_unit_scale, totals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -175,7 +171,7 @@ def largest_error(image: Image, selection: Selection, metric: str = "max") -> fl
         metric: "max", "mae" or "rmse".
 
     Raises:
-        ValueError: the selection belongs to an image of another size.
+        ValueError: the selection belongs to an image of another size, or the metric is not known.
 
     Example:
         >>> import numpy as np
@@ -224,9 +220,9 @@ def _ladder(config: PruneConfig) -> Iterator[float]:
     Each is tried in turn since the count need not fall steadily: a larger τ also changes what is
     predicted from what, so bisection could miss the smallest τ that meets the budget.
     """
-    per_level = _STEPS_PER_LEVEL[config.metric]
-    first = math.floor(grey_levels(config.threshold) * per_level) + 1
-    last = math.floor(grey_levels(config.max_threshold) * per_level)
+    per_level = METRICS[config.metric].steps
+    first = math.floor(gray_levels(config.threshold) * per_level) + 1
+    last = math.floor(gray_levels(config.max_threshold) * per_level)
     for step in range(first, last + 1):
         yield min(step / (255 * per_level), config.max_threshold)
     if config.max_threshold > max(config.threshold, last / (255 * per_level)):

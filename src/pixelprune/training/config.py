@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 import trl
 
+from pixelprune.selection.errors import OptionError
+
 
 @dataclass
 class SFTConfig(trl.SFTConfig):
@@ -22,15 +24,12 @@ class SFTConfig(trl.SFTConfig):
 
     max_length: int | None = field(
         default=None,
-        metadata={
-            "help": "Longest sequence in tokens, after pruning; rows that would lose part of an image are bad rows."
-        },
+        metadata={"help": "Longest sequence in tokens, after pruning. Rows that would lose image tokens are bad rows."},
     )
     on_bad_row: str = field(
         default="stop",
         metadata={
-            "help": "What to do about rows that cannot be trained on (image missing or broken, no placeholder, answer "
-            "cut off): each is named, then training stops or skips them.",
+            "help": "Whether to stop at rows that cannot be trained on, or to skip them. Both list them.",
             "choices": ["stop", "skip"],
         },
     )
@@ -40,7 +39,7 @@ class SFTConfig(trl.SFTConfig):
 
     def __post_init__(self) -> None:
         if self.on_bad_row not in ("stop", "skip"):
-            raise ValueError(f"on_bad_row must be 'stop' or 'skip', got {self.on_bad_row!r}")
+            raise OptionError("on_bad_row", f"must be 'stop' or 'skip', got {self.on_bad_row!r}")
         if not torch.accelerator.is_available():
             self.bf16 = bool(self.bf16)
             self.dataloader_pin_memory = False
@@ -60,13 +59,16 @@ class SelfDistillationConfig(SFTConfig):
 
     alpha: float = field(
         default=0.5,
-        metadata={"help": "Weight of the labels: 1 is plain fine-tuning, 0 pure distillation from the teacher."},
+        metadata={"help": "Weight of the labels in the loss: 1 is plain fine-tuning, 0 is pure distillation."},
     )
-    temperature: float = field(default=1.0, metadata={"help": "Divides the logits of teacher and student."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature that the logits of teacher and student are divided by."}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}; 1 is plain fine-tuning, 0 pure distillation")
+            hint = "1 is plain fine-tuning, 0 pure distillation"
+            raise OptionError("alpha", f"must be in [0, 1], got {self.alpha}", hint)
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a number above 0, got {self.temperature}")
+            raise OptionError("temperature", f"must be a number above 0, got {self.temperature}")
         super().__post_init__()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.errors import OptionError
 from pixelprune.training.config import SelfDistillationConfig, SFTConfig
 from pixelprune.training.distillation import SelfDistillationTrainer
 from pixelprune.training.rows import as_messages, load_rows
@@ -22,85 +24,111 @@ from pixelprune.transformers import enable
 
 @dataclass
 class Data:
-    """What to learn from, and what to prune."""
+    """What to learn from."""
 
-    data: str = field(metadata={"help": "JSON Lines, or a data set that the datasets library reads."})
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Where paths of images start; by default at the folder of the data."}
-    )
-    eval_data: str | None = field(default=None, metadata={"help": "Rows to evaluate on; see --eval_strategy."})
-    threshold: float = field(
-        default=PruneConfig.threshold, metadata={"help": "τ in [0, 1] of full scale; 0 drops equal pixels only."}
-    )
-    metric: str = field(default=PruneConfig.metric, metadata={"help": "How the distance of two blocks is measured."})
-    predictor: str = field(
-        default=PruneConfig.predictor, metadata={"help": "The rule that predicts a block from earlier ones."}
-    )
-    max_tokens: int | None = field(default=None, metadata={"help": "Visual tokens an image; raises τ as needed."})
-    max_threshold: float = field(
-        default=PruneConfig.max_threshold, metadata={"help": "How far max_tokens may raise τ."}
-    )
-
-    def prune_config(self) -> PruneConfig:
-        return PruneConfig(**{name: getattr(self, name) for name in PruneConfig().to_dict()})
+    data: str
+    image_folder: str | None = None
+    eval_data: str | None = None
 
 
 @dataclass
 class Student(ModelConfig):
-    """TRL's options of a model, and short names."""
+    """TRL's options of a model, and a short name for its checkpoint."""
 
-    model: str | None = field(default=None, metadata={"help": "Checkpoint to start from, as --model_name_or_path."})
+    model: str | None = None
 
 
 @dataclass
 class Teacher:
-    """The other side of distillation."""
+    """The other side of distillation; None: the model before training."""
 
-    teacher: str | None = field(
-        default=None, metadata={"help": "Checkpoint of another teacher than the model before training."}
-    )
+    teacher: str | None = None
 
 
-def read_arguments(
-    arguments: list[str], method: str, on_error: Callable[[str], NoReturn]
-) -> tuple[Data, Student, SFTConfig, Teacher]:
-    """Options of the command line, and of a file named by --config.
+class Options(NamedTuple):
+    """All options of one run."""
+
+    data: Data
+    prune: PruneConfig
+    student: Student
+    config: SFTConfig
+    teacher: Teacher
+
+
+def read_arguments(arguments: list[str], method: str, texts: Mapping[str, str | None]) -> Options:
+    """The options on the command line, and in a file named by --config.
 
     Args:
         arguments: as typed.
-        method: "sft" or "distil".
-        on_error: is handed one line about options that cannot be read.
+        method: "sft" or "distill".
+        texts: help of options that have none in TRL or in `pixelprune.training`, by name.
 
     Raises:
-        ValueError: an option has a value that it cannot have, or the file cannot be read.
+        ValueError: an option is unknown or has a value that it cannot have, or the file cannot be read.
     """
-    kinds: list[Any] = [Data, Student, *([SFTConfig] if method == "sft" else [SelfDistillationConfig, Teacher])]
-    parser = TrlParser(kinds, prog=f"pixelprune train {method}", allow_abbrev=False, add_help=False)
+    kinds: list[Any] = [Data, PruneConfig, Student]
+    kinds += [SFTConfig] if method == "sft" else [SelfDistillationConfig, Teacher]
+    parser = _Parser(
+        kinds, prog=f"pixelprune train {method}", usage="%(prog)s [OPTIONS]", allow_abbrev=False, add_help=False
+    )
     parser.add_argument("--help-all", action="help", help="Show this list and exit.")
-    # argparse would print every option that there is before the one line that matters.
-    parser.error = on_error
-    data, student, config, *rest = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    for action in parser._actions:
+        action.help = action.help or texts.get(action.dest)
+        # In help and errors; with underscores, options work as well.
+        action.option_strings = [name for name in action.option_strings if "_" not in name]
+    try:
+        data, prune, student, config, *rest = parser.parse_args_and_config(
+            _as_trl_reads(arguments), return_remaining_strings=True
+        )
+    except YAMLError as error:
+        raise ValueError(f"the file of --config is not valid YAML: {' '.join(str(error).split())}") from None
+    except TypeError as error:  # only a file has values of any type
+        raise ValueError(f"the file of --config has a name or a value of the wrong type: {error}") from None
     if unknown := [text for text in rest.pop() if text.startswith("-")]:
         raise ValueError(_unknown(unknown[0], parser))
     student.model = student.model or student.model_name_or_path
     if student.model is None:
-        raise ValueError("model is missing: name the checkpoint to start from")
-    return data, student, config, rest[0] if rest else Teacher()
+        raise OptionError("model", "is missing: name the checkpoint to start from")
+    return Options(data, prune, student, config, rest[0] if rest else Teacher())
+
+
+class _Parser(TrlParser):
+    """TRL's parser, but it raises instead of printing, and a file may have dashes and is checked like arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def set_defaults_with_config(self, **options: Any) -> list[str]:
+        numbers = {action.dest for action in self._actions if action.type in (int, float)}
+        values = {name.replace("-", "_"): value for name, value in options.items()}
+        # argparse checks defaults that are text.
+        text = {name: str(value) for name, value in values.items() if name in numbers and value is not None}
+        remaining: list[str] = super().set_defaults_with_config(**{**values, **text})
+        return remaining
+
+
+def _as_trl_reads(arguments: list[str]) -> list[str]:
+    """`--config=FILE` as two words: TRL looks for --config alone, and for the file behind it."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if words[-1:] == ["--config"]:
+        raise OptionError("config", "needs the name of a YAML file")
+    return words
 
 
 def _unknown(option: str, parser: Any) -> str:
     known = [name for action in parser._actions for name in action.option_strings]
-    near = difflib.get_close_matches(option, known, 1)
-    return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "--help-all lists all")
+    near = difflib.get_close_matches(option.replace("_", "-"), known, 1)
+    return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "--help-all lists all options")
 
 
-def train(data: Data, student: Student, config: SFTConfig, teacher: Teacher, method: str) -> None:
-    """Train, and write the model (or its adapter) and the processor to `config.output_dir`.
+def train(options: Options, method: str) -> None:
+    """Train, and write the model (or its adapter) and the processor to `options.config.output_dir`.
 
     Raises:
         ValueError, OSError: model or data cannot be used; the text says why.
     """
-    prune, checkpoint, path = data.prune_config(), _checkpoint(config), str(student.model)
+    data, prune, student, config, teacher = options
+    checkpoint, path = _checkpoint(config), str(student.model)
     for name in (path, teacher.teacher or path):
         if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
             raise ValueError(f"there is no checkpoint folder {name}")
@@ -121,11 +149,11 @@ def train(data: Data, student: Student, config: SFTConfig, teacher: Teacher, met
         raise ValueError(str(error)) from None
     if not (student.lora_target_modules or student.lora_target_parameters):
         student.lora_target_modules = "all-linear"  # what --use_peft alone means
-    options: dict[str, Any] = {"peft_config": get_peft_config(student)}
-    if method == "distil" and teacher.teacher is not None:
-        options["teacher"] = _loaded(teacher.teacher, student, config)
+    more: dict[str, Any] = {"peft_config": get_peft_config(student)}
+    if method == "distill" and teacher.teacher is not None:
+        more["teacher"] = _loaded(teacher.teacher, student, config)
     kind = SFTTrainer if method == "sft" else SelfDistillationTrainer
-    trainer = kind(model, config, rows, held_out, processing_class=processor, **options)
+    trainer = kind(model, config, rows, held_out, processing_class=processor, **more)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(config.output_dir)
     trainer.end()
@@ -144,13 +172,13 @@ def _loaded(path: str, student: Student, config: SFTConfig) -> Any:
 
 
 def _checkpoint(config: Any) -> str | None:
-    """What to go on from: a path, or the last checkpoint of the folder where "true" was asked for."""
-    asked: str | None = config.resume_from_checkpoint
-    if asked is None or asked.lower() in ("false", "no"):
+    """Where to resume from: a path, or the last checkpoint in the output folder if the option says "true"."""
+    wanted: str | None = config.resume_from_checkpoint
+    if wanted is None or wanted.lower() in ("false", "no"):
         return None
-    if asked.lower() not in ("true", "last"):
-        return asked
+    if wanted.lower() not in ("true", "last"):
+        return wanted
     last: str | None = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
     if last is None:
-        raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {config.output_dir}")
+        raise OptionError("resume_from_checkpoint", f"is {wanted}, but there is no checkpoint in {config.output_dir}")
     return last

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from pixelprune.selection._registry import Registry
+from pixelprune.selection.errors import check_name, not_one_of
+
+_CHOICES = {"order": ("block", "raster"), "positions": ("mrope", "1d")}
 
 
 @dataclass(frozen=True)
 class Family:
-    """How the models of one `config.model_type` lay out an image.
+    """How models of one `config.model_type` lay out an image.
 
     Attributes:
         name: the `model_type`.
@@ -21,7 +28,10 @@ class Family:
         positions: language-model positions: "mrope" (three axes, after `get_rope_index`) or "1d".
         transposed_table: whether the encoder's position table has width before height.
         since: the first version of transformers in which the family passes the conformance suite.
-        until: the first version after that in which it no longer does; None while there is none.
+        until: the first later version in which it no longer does; None if there is none.
+
+    Raises:
+        ValueError: a field has a value that it cannot have.
 
     Example:
         >>> Family("my_vl", tower="vision_tower", positions="1d").order
@@ -39,6 +49,19 @@ class Family:
     since: str = "5.18.0"
     until: str | None = None
 
+    def __post_init__(self) -> None:
+        for argument in ("name", "tower", "merge"):
+            check_name(getattr(self, argument), argument)
+        for argument, known in _CHOICES.items():
+            if getattr(self, argument) not in known:
+                raise not_one_of(argument, getattr(self, argument), known)
+        for argument in (field.name for field in fields(self) if field.type == "bool"):
+            if not isinstance(getattr(self, argument), bool):
+                raise ValueError(f"{argument} must be True or False, got {getattr(self, argument)!r}")
+        since = _version("since", self.since)
+        if self.until is not None and _version("until", self.until) <= since:
+            raise ValueError(f"until must be a later version than since ({self.since}), got {self.until!r}")
+
     def merge_size(self, model: Any, image_merge_sizes: Any = None) -> int:
         """m of this model; `image_merge_sizes` wins where the model takes it as an input."""
         if image_merge_sizes is not None:
@@ -52,9 +75,18 @@ class Family:
         return int(size if isinstance(size, int) else size[0])
 
 
-_FAMILIES = {
-    family.name: family
-    for family in (
+def _version(argument: str, text: Any) -> Version:
+    try:
+        return Version(text)
+    except (InvalidVersion, TypeError):
+        raise ValueError(f"{argument} must be a version such as '5.18.0', got {text!r}") from None
+
+
+_registry = Registry(
+    "model family",
+    option="family",
+    where="pixelprune.transformers",
+    built_in=(
         Family("qwen2_vl"),
         Family("qwen2_5_vl"),
         Family("qwen3_vl"),
@@ -98,46 +130,64 @@ _FAMILIES = {
             transposed_table=True,
         ),
         Family("minimax_m3_vl", tower="vision_tower", positions="1d", since="5.23.0"),
-    )
-}
+    ),
+)
 
 
 def names() -> list[str]:
-    """The `model_type` of every family that can be pruned."""
-    return list(_FAMILIES)
+    """The `model_type` of every family that can be pruned, built-in ones first."""
+    return _registry.names()
 
 
-def family(name: str) -> Family:
-    """The entry called `name`.
+def get(name: str) -> Family:
+    """The family whose `model_type` is `name`.
 
     Raises:
-        KeyError: there is none.
+        OptionError: there is none; the text lists the known ones.
     """
-    return _FAMILIES[name]
+    return _registry.get(name)
 
 
 def register(family: Family) -> None:
-    """Add a family, or replace the entry of that name.
+    """Add a family; `enable` then takes models of its `model_type`.
 
     Run the conformance suite on it before you trust it: docs/transformers.md says how.
+
+    Raises:
+        ValueError: the name is taken; a built-in family cannot be replaced.
+
+    Example:
+        >>> register(Family("my_vl"))
+        >>> names()[-1]
+        'my_vl'
+        >>> unregister("my_vl")
     """
-    _FAMILIES[family.name] = family
+    _registry.register(family)
+
+
+def unregister(name: str) -> None:
+    """Remove a family that was added with `register`.
+
+    Raises:
+        ValueError: `name` is unknown or built in.
+    """
+    _registry.unregister(name)
 
 
 def family_of(model: Any) -> Family:
-    """The entry of a model.
+    """The family of a model.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; the text says how to add one.
     """
     model_type = getattr(model.config, "model_type", None)
-    if model_type in _FAMILIES:
-        return _FAMILIES[model_type]
+    if model_type in names():
+        return get(model_type)
     hint = ""
     if hasattr(model, "thinker"):
-        hint = " Of an omni model, enable the part that reads images, model.thinker, and generate with that."
+        hint = " For an omni model, enable the part that reads images, model.thinker, and generate with that."
     raise ValueError(
         f"model has model_type {model_type!r}, which pixelprune does not know.{hint} "
-        f"Known: {', '.join(_FAMILIES)}. To add one, describe it with pixelprune.transformers.Family and "
+        f"Known: {', '.join(names())}. To add one, describe it with pixelprune.transformers.Family and "
         "pass that to pixelprune.transformers.register; docs/transformers.md says how to check it"
     )

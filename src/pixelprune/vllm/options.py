@@ -1,4 +1,4 @@
-"""What an engine and a request ask for: read from vLLM's own options, checked, resolved."""
+"""What an engine and a request ask for: read from the options of vLLM, checked, resolved."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 from pixelprune import __version__
 from pixelprune.selection.config import PruneConfig, resolve
+from pixelprune.selection.errors import OptionError
 
-# The one key under which all options stand, wherever they are given.
+# The one key that holds all options, wherever they are given.
 KEY = "pixelprune"
 _NAMES = {field.name for field in fields(PruneConfig)}
 
-# Raised when the same options lead to other pixels: part of what vLLM's caches know an image by.
+# Raised when the same options lead to other pixels; part of the key of an image in vLLM's caches.
 _REVISION = 1
 
 
 def engine_options(model_config: Any) -> Any:
-    """What the engine was started with: a dict of options, True, False, or None if nothing was said.
+    """What the engine was started with: a dict of options, True, False, or None if nothing was given.
 
     Raises:
-        ValueError: it stands in two places, in a wrong one, or under a name that is nearly right.
+        ValueError: it is given in two places that differ, in a wrong place, or under a misspelled name.
     """
     in_config = getattr(model_config.hf_config, KEY, None)
     for_processor = getattr(model_config.multimodal_config, "mm_processor_kwargs", None) or {}
@@ -39,7 +40,7 @@ def engine_options(model_config: Any) -> Any:
 
 
 def is_asked(model_config: Any) -> bool:
-    """Whether the engine was started with pruning on, or ready for requests that switch it on."""
+    """Whether the engine was started with pruning on, or ready for requests that enable it."""
     try:
         return engine_options(model_config) is not None
     except ValueError:
@@ -59,7 +60,7 @@ def publish(model_config: Any) -> bool:
 
 
 def engine_config(model_config: Any) -> PruneConfig | None:
-    """The options of requests that say nothing; None: every block is kept.
+    """The options of requests without options; None: every block is kept.
 
     Raises:
         ValueError: an option is unknown or out of its range.
@@ -68,12 +69,12 @@ def engine_config(model_config: Any) -> PruneConfig | None:
 
 
 def announcement(model_config: Any, architecture: str) -> str | None:
-    """One line for the log about what the engine was started with; None if nothing was asked for."""
+    """One line for the log about what the engine was started with; None if nothing was requested."""
     if not is_asked(model_config):
         return None
     config = engine_config(model_config)
     if config is None:
-        return f"pixelprune {__version__} is off for {architecture}, but for requests that switch it on"
+        return f"pixelprune {__version__} is off by default for {architecture}; requests can enable it"
     options = ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if value is not None)
     return f"pixelprune {__version__} prunes images for {architecture}: {options}"
 
@@ -82,7 +83,7 @@ def split(kwargs: Mapping[str, Any], config: PruneConfig | None) -> tuple[PruneC
     """The resolved options of a request, and what is left of its `mm_processor_kwargs` for the stock processor.
 
     Raises:
-        ValueError: an option is unknown or out of its range, or the key is nearly right.
+        ValueError: an option is unknown or out of its range, or the key is misspelled.
 
     Example:
         >>> split({"pixelprune": {"threshold": 0.02}, "fps": 2}, None)[1]
@@ -91,13 +92,13 @@ def split(kwargs: Mapping[str, Any], config: PruneConfig | None) -> tuple[PruneC
         True
     """
     rest = dict(kwargs)
-    asked = rest.pop(KEY, None)
+    requested = rest.pop(KEY, None)
     check_names(rest)
-    return _resolve(asked, config), rest
+    return _resolve(requested, config), rest
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError if something was meant for us that would be passed over, and so leave images unpruned.
+    """Raise a ValueError for options that are meant for us but would be ignored, so that images stay unpruned.
 
     Example:
         >>> check_names({"pixel_prune": True})
@@ -113,19 +114,21 @@ def check_names(options: Mapping[str, Any]) -> None:
         if difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), [KEY], cutoff=0.8):
             raise ValueError(f"unknown option {name!r}; did you mean {KEY!r}?")
         if isinstance(value, Mapping) and KEY in value:
-            raise ValueError(f"{KEY!r} stands within {name!r}; put it beside {name!r}")
+            raise ValueError(f"{KEY!r} is nested inside {name!r}; move it up, next to {name!r}")
 
 
-def _resolve(asked: Any, config: PruneConfig | None) -> PruneConfig | None:
-    if asked is not None and not isinstance(asked, bool | Mapping):
-        raise ValueError(f"{KEY} must be an object of options, true or false, got {asked!r}")
+def _resolve(requested: Any, config: PruneConfig | None) -> PruneConfig | None:
+    if requested is not None and not isinstance(requested, bool | Mapping):
+        raise ValueError(f"{KEY} must be an object of options, true or false, got {requested!r}")
     try:
-        return resolve(asked, config)
-    except ValueError as error:
+        return resolve(requested, config)
+    except OptionError as error:
         # Read by people who send requests, not by those who write Python.
-        raise ValueError(f"{KEY}: {str(error).partition('; add your own')[0]}") from None
+        raise ValueError(f"{KEY}: {error.worded(error.option)}") from None
+    except ValueError as error:
+        raise ValueError(f"{KEY}: {error}") from None
 
 
 def fingerprint(config: PruneConfig) -> dict[str, Any]:
-    """What sets apart an image that was pruned with `config` in vLLM's caches."""
+    """What distinguishes an image that was pruned with `config` in vLLM's caches."""
     return {"revision": _REVISION, **config.to_dict()}
