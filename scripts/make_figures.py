@@ -1,12 +1,13 @@
 """Make the picture and the tables of README.md and docs/.
 
-    python scripts/make_figures.py [picture] [samples] [options] [families] [bench] [processor] [prefill] [train]
+    python scripts/make_figures.py [picture] [samples] [options] [commands] [families]
+    python scripts/make_figures.py [bench] [processor] [prefill] [train]
     python scripts/make_figures.py accuracy padding
     python scripts/make_figures.py serve architectures
 
 A table stands between two HTML comments that name it, and is replaced in place. `bench`, `processor`, `prefill`,
 `train`, `padding` and `serve` measure this machine, so run nothing else at the same time. Without arguments, everything
-in the first line is made. The second line is about the trained small model; the third needs the Python of an
+in the first two lines is made. The third line is about the trained small model; the fourth needs the Python of an
 environment with vLLM and pytest.
 """
 
@@ -87,6 +88,26 @@ def options_table() -> str:
     return Table("Options", texts("option", "default", "meaning"), tuple(rows)).markdown()
 
 
+def command_table(name: str) -> str:
+    """The options of a command, as `--help` shows them."""
+    import typer
+
+    from pixelprune.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    for word in name.split()[1:]:
+        command = command.commands[word]
+    rows = []
+    for option in command.params:
+        if option.param_type_name == "option" and "--help" not in option.opts:
+            default = "" if option.default is None or option.default is False else f"`{option.default}`"
+            names = ", ".join(f"`{spelling}`" for spelling in option.opts)
+            rows.append(
+                (names, "required" if option.required else default, option.help.replace("<image>", "`<image>`"))
+            )
+    return Table(name, texts("option", "default", "meaning"), tuple(rows)).markdown()
+
+
 def families_table() -> str:
     """The model families that `pixelprune.transformers` prunes."""
     from pixelprune.transformers import families
@@ -147,11 +168,23 @@ def tiny_model_table(name: str) -> str:
     return table.markdown()
 
 
+COMMANDS = [
+    *(
+        "pixelprune show",
+        "pixelprune verify",
+        "pixelprune train sft",
+        "pixelprune train distill",
+        "pixelprune check vllm",
+    ),
+    *(f"pixelprune bench {name}" for name in ("select", "processor", "prefill", "train", "serve")),
+]
+
 # What to call it, where it stands, and what makes it.
 TABLES: list[tuple[str, str, Callable[[], str]]] = [
     ("samples", "README.md", samples_short_table),
     ("samples", "docs/method.md", samples_table),
     ("options", "docs/method.md", options_table),
+    *((name, "docs/cli.md", partial(command_table, name)) for name in COMMANDS),
     ("families", "docs/transformers.md", families_table),
     ("bench", "docs/benchmark.md", partial(benchmark_table, "select")),
     ("processor", "docs/benchmark.md", partial(benchmark_table, "processor")),
@@ -163,7 +196,7 @@ TABLES: list[tuple[str, str, Callable[[], str]]] = [
     ("architectures", "docs/vllm.md", architectures_table),
 ]
 ON_REQUEST = {"serve", "accuracy", "padding", "architectures"}
-NAMES = ["picture", *dict.fromkeys(name for name, _, _ in TABLES)]
+NAMES = ["picture", "commands", *dict.fromkeys(name for name, _, _ in TABLES if name not in COMMANDS)]
 
 
 def with_table(path: Path, name: str, text: str) -> str:
@@ -183,6 +216,8 @@ def main(wanted: list[str]) -> None:
     if unknown:
         sys.exit(f"make_figures: names must be among {', '.join(NAMES)}, got {', '.join(unknown)}")
     wanted = wanted or [name for name in NAMES if name not in ON_REQUEST]
+    if "commands" in wanted:
+        wanted = [*wanted, *COMMANDS]
     tables = [(name, ROOT / page, make) for name, page, make in TABLES if name in wanted]
     for name, path, _ in tables:
         with_table(path, name, "")  # an error now, not after minutes of measuring

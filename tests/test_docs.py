@@ -120,10 +120,11 @@ def test_options_of_the_training_page_exist() -> None:
     pytest.importorskip("trl", reason="the options are those of TRL, and ours")
     from trl import TrlParser
 
+    from pixelprune import PruneConfig
     from pixelprune.training import SelfDistillationConfig
     from pixelprune.training.run import Data, Student, Teacher
 
-    parser = TrlParser([Data, Student, SelfDistillationConfig, Teacher])
+    parser = TrlParser([Data, PruneConfig, Student, SelfDistillationConfig, Teacher])
     known = {option for action in parser._actions for option in action.option_strings} | {"--help-all", "--config"}
     page = text_of("docs/training.md").replace("--config_file", "")  # accelerate's
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page)) - {"--out", "--count"}  # tiny_model's
@@ -133,7 +134,7 @@ def test_options_of_the_training_page_exist() -> None:
 
 def test_family_table_is_what_the_code_knows() -> None:
     pytest.importorskip("transformers", reason="the families are those of the transformers adapter")
-    from pixelprune.transformers import unregister
+    from pixelprune.transformers import families
 
     table = runpy.run_path(str(ROOT / "scripts" / "make_figures.py"))["families_table"]()
     assert table in text_of("docs/transformers.md")

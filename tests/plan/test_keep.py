@@ -47,7 +47,7 @@ def test_some_items(keep: KeepMask, data: st.DataObject) -> None:
     assert some.shapes == tuple(keep.shapes[i] for i in chosen)
 
 
-@given(keep_masks(), st.integers(1, 3), st.sampled_from(["block", "raster"]))
+@given(keep_masks(), st.integers(1, 3), st.sampled_from(["block", "row"]))
 def test_rows_of_patches(keep: KeepMask, merge: int, order: str) -> None:
     """A patch stays where its block does; slices follow each other."""
     expected, place, n = [], 0, 0

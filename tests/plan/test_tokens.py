@@ -51,7 +51,7 @@ def keep_mask(grids: list[Grid], masks: list[list[bool]]) -> KeepMask:
     return KeepMask(torch.tensor(flat), tuple((1, rows, columns) for rows, columns in grids))
 
 
-@given(kept_grids(), st.sampled_from(["block", "raster"]))
+@given(kept_grids(), st.sampled_from(["block", "row"]))
 def test_patches_of_kept_blocks(case: tuple, order: str) -> None:
     merge, grids, masks = case
     wanted = places(merge, grids, order)
@@ -71,10 +71,10 @@ def test_patches_of_kept_blocks(case: tuple, order: str) -> None:
 def test_patches_regrouped_into_rows() -> None:
     """What a tower that cuts m × m blocks out of an m × (m·K) raster takes."""
     keep = keep_mask([(1, 4)], [[True, False, True, True]])
-    patches = keep_patches(keep, 2, "raster", regrouped=True)
+    patches = keep_patches(keep, 2, "row", regrouped=True)
     raster = patches.index.view(2, 6)  # m rows of m·K patches
     blocks = [raster[:, 2 * k : 2 * k + 2].flatten().tolist() for k in range(3)]
-    assert blocks == [places(2, [(1, 4)], "raster")[n] for n in (0, 2, 3)]
+    assert blocks == [places(2, [(1, 4)], "row")[n] for n in (0, 2, 3)]
 
 
 @given(kept_grids(), st.randoms(use_true_random=False), st.booleans())

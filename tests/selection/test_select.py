@@ -325,7 +325,7 @@ def cut(image: np.ndarray, patch: int, merge: int, order: str, frames: int) -> n
     return np.repeat(patches, frames, axis=2).reshape(len(patches), -1)
 
 
-@pytest.mark.parametrize("order", ["block", "raster"])
+@pytest.mark.parametrize("order", ["block", "row"])
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("predictor", PREDICTORS)
@@ -336,7 +336,7 @@ def test_patches_select_as_their_image(
     crop = sample[: 32 * 20, : 32 * 17]
     config = PruneConfig(threshold=level / 255, metric=metric, predictor=predictor)
     wanted = select(crop, config)
-    got = select_patches(cut(crop, 16, 2, order, frames), (40, 34), config, patch=16, merge=2, order=order)
+    got = select_patches(cut(crop, 16, 2, order, frames), (40, 34), config, patch=16, merge=2, patch_order=order)
     assert np.array_equal(got.source, wanted.source)
     assert (got.block, got.threshold) == (wanted.block, wanted.threshold)
     assert 0 < got.kept < got.total
@@ -352,7 +352,7 @@ def test_patches_to_a_budget(sample: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"order": "spiral"}, "order must be 'block' or 'raster', got 'spiral'"),
+        ({"patch_order": "spiral"}, "patch_order must be 'block' or 'row', got 'spiral'"),
         ({"merge": 3}, r"grid must have sides that are multiples of merge \(3\) and not 0, got \(4, 6\)"),
         ({"merge": 0}, "merge must be a whole number of at least 1, got 0"),
         ({"grid": (4, 8)}, r"patches must have shape \(h·w, D\) = \(32, D\), got \(24, 768\)"),

@@ -48,12 +48,12 @@ class Case:
 
     def prompts(self, rows: list[Row], share: float = 0.5, side: str = "left", seed: int = 0) -> tuple[Prompt, Prompt]:
         keep = masks(rows, self.tiny.merge, share, seed + 3)
-        return prompts(self.tiny, rows, keep, order=self.family.order, side=side, seed=seed)
+        return prompts(self.tiny, rows, keep, order=self.family.patch_order, side=side, seed=seed)
 
     @torch.no_grad()
     def right(self, full: Prompt, pruned: Prompt) -> Tensor:
         """Logits (tokens that are kept, vocabulary) by the oracle."""
-        where = (self.family.tower, self.family.order, self.tiny)
+        where = (self.family.tower, self.family.patch_order, self.tiny)
         if self.tiny.plain and "pixel_values_videos" not in full.inputs:
             return oracle.masked_logits(self.stock, *where, full)
         return oracle.short_logits(self.stock, *where, full, pruned)
@@ -61,7 +61,7 @@ class Case:
     @torch.no_grad()
     def right_inputs(self, full: Prompt, pruned: Prompt) -> dict[str, Any]:
         """Arguments of the stock model, for what is compared through its own generate()."""
-        where = (self.family.tower, self.family.order, self.tiny)
+        where = (self.family.tower, self.family.patch_order, self.tiny)
         return oracle.short_inputs(self.stock, *where, full, pruned)
 
     @torch.no_grad()

@@ -93,7 +93,7 @@ class Masked(Reference):
 
 
 class PaddleOCR(Masked):
-    tower, order = "visual", "raster"
+    tower, order = "visual", "row"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

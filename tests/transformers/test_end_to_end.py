@@ -68,7 +68,7 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
     with torch.no_grad():
         mask = got["attention_mask"].bool()
         logits = model(**got, use_cache=False).logits[mask]
-        where = (family.tower, family.order, dataclasses.replace(tiny, merge=merge))
+        where = (family.tower, family.patch_order, dataclasses.replace(tiny, merge=merge))
         if tiny.plain:
             right = oracle.masked_logits(stock, *where, full)
         else:

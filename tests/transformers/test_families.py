@@ -19,7 +19,7 @@ from pixelprune.transformers import Family, families
         ({"tower": ""}, "tower must be a non-empty string, got ''"),
         ({"tower": 3}, "tower must be a non-empty string, got 3"),
         ({"merge": 2}, "merge must be a non-empty string, got 2"),
-        ({"order": "spiral"}, "order must be one of 'block', 'raster', got 'spiral'"),
+        ({"patch_order": "spiral"}, "patch_order must be one of 'block', 'row', got 'spiral'"),
         ({"positions": "3d"}, "positions must be one of 'mrope', '1d', got '3d'"),
         ({"regrouped": "yes"}, "regrouped must be True or False, got 'yes'"),
         ({"sizes_first": 1}, "sizes_first must be True or False, got 1"),

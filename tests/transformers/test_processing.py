@@ -62,7 +62,7 @@ def call(processor: Any, images: list[Any], **options: Any) -> Any:
 
 def kept_rows(stock: Any, output: Any) -> torch.Tensor:
     """Bool, which patches of the stock output belong to kept blocks, by plain counting."""
-    order, merge = stock.family.order, stock.image_processor.merge_size
+    order, merge = stock.family.patch_order, stock.image_processor.merge_size
     rows, start = [], 0
     for _, h, w in output["image_grid_thw"].tolist():
         places = patch_places((h, w), merge, order)
@@ -78,7 +78,7 @@ def image_of(patches: torch.Tensor, grid: list[int], processor: Any) -> np.ndarr
     """uint8 (H, W, 3), the image that uint8 patches were cut from."""
     _, h, w = grid
     p, m = processor.image_processor.patch_size, processor.image_processor.merge_size
-    block = processor.family.order == "block"
+    block = processor.family.patch_order == "block"
     if processor.family.name.startswith("muse"):  # frames before channels
         pixels = patches.reshape(len(patches), -1, 3, p, p)[:, 0]
     else:

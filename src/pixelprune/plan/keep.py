@@ -73,21 +73,21 @@ class KeepMask:
         """Frames, rows and columns of patches of each item: its `grid_thw`; `merge` is m."""
         return [[slices, rows * merge, columns * merge] for slices, rows, columns in self.shapes]
 
-    def rows(self, merge: int, order: str) -> Tensor:
+    def rows(self, merge: int, patch_order: str) -> Tensor:
         """Where the patches of kept blocks stand in a processor's sequence of patches.
 
         Args:
             merge: m, patches along a side of a block.
-            order: of the patches, "block" or "raster", as in `pixelprune.selection.select_patches`.
+            patch_order: "block" or "row", as in `pixelprune.selection.select_patches`.
 
         Returns:
             Long (K·m²,), ascending.
 
         Example:
-            >>> KeepMask(torch.tensor([False, True]), ((1, 1, 2),)).rows(2, "raster").tolist()
+            >>> KeepMask(torch.tensor([False, True]), ((1, 1, 2),)).rows(2, "row").tolist()
             [2, 3, 6, 7]
         """
-        if order == "block":
+        if patch_order == "block":
             return self.mask.repeat_interleave(merge**2).nonzero()[:, 0]
         by_patch = [
             part.view(shape).repeat_interleave(merge, 1).repeat_interleave(merge, 2).flatten()  # (T·R·m·C·m,)

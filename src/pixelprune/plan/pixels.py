@@ -35,7 +35,7 @@ class Layout:
     Attributes:
         patch: P.
         merge: m.
-        order: order of the patches, "block" or "raster".
+        patch_order: order of the patches, "block" or "row".
         axes: shape of a patch as (frames outside, 3 channels, frames inside, P²): its frames are
             equal, and come before or after the channels.
         temporal: `temporal_patch_size`, where there is one.
@@ -43,7 +43,7 @@ class Layout:
 
     patch: int
     merge: int
-    order: str
+    patch_order: str
     axes: tuple[int, int, int, int]
     temporal: int | None
 
@@ -102,7 +102,7 @@ class ImagePruner:
         """
         stock = in_bytes(patches)
         keep = self._select(stock.cpu(), grids, config, log)
-        rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.order).to(stock.device)
+        rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
         if image_processor is not None:
             return normalized(image_processor, self.layout, stock, rows, options), keep
         return stock if rows is None else stock[rows], keep
@@ -114,7 +114,7 @@ class ImagePruner:
             part = flat[start : start + height * width]
             start += height * width
             selection = select_patches(
-                part, (height, width), config, patch=layout.patch, merge=layout.merge, order=layout.order
+                part, (height, width), config, patch=layout.patch, merge=layout.merge, patch_order=layout.patch_order
             )
             if not selection.budget_met:
                 log.warning(
@@ -170,15 +170,15 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
         raise ValueError(_unsupported(name, f"a test image came back as {patches.dtype} on a grid {grid.tolist()}"))
     flat = patches.flatten(1).numpy()
     channel = np.where(flat[0] == 254, 1, np.where(flat[0] == 255, 2, 0))
-    order = _order(flat[:, np.flatnonzero(channel == 0)[0]], numbers, merge)
-    if order is None:
+    patch_order = _patch_order(flat[:, np.flatnonzero(channel == 0)[0]], numbers, merge)
+    if patch_order is None:
         raise ValueError(_unsupported(name, "its patches are neither in block order nor in row order"))
     run = int(np.flatnonzero(np.diff(channel, append=-1))[0]) + 1
     outside, inside = channel.size // (3 * run), run // patch**2
     if channel.tolist() != np.tile(np.arange(3).repeat(inside * patch**2), outside).tolist():
         raise ValueError(_unsupported(name, "it mixes the channels of a patch"))
     temporal = getattr(image_processor, "temporal_patch_size", None)
-    return Layout(patch, merge, order, (outside, 3, inside, patch**2), temporal)
+    return Layout(patch, merge, patch_order, (outside, 3, inside, patch**2), temporal)
 
 
 def check_normalization(image_processor: Any, preprocess: Any, layout: Layout) -> None:
@@ -270,10 +270,10 @@ def _with_numpy(image_processor: Any, images: Tensor, option: Any, mean: Any, st
     return torch.from_numpy(np.ascontiguousarray(values.reshape(3, -1, side, side).swapaxes(0, 1)))
 
 
-def _order(sequence: Any, numbers: Any, merge: int) -> str | None:
+def _patch_order(sequence: Any, numbers: Any, merge: int) -> str | None:
     rows, columns = numbers.shape
     blocks = numbers.reshape(rows // merge, merge, columns // merge, merge).swapaxes(1, 2)
-    orders = {"block": blocks.ravel(), "raster": numbers.ravel()}
+    orders = {"block": blocks.ravel(), "row": numbers.ravel()}
     return next((name for name, wanted in orders.items() if np.array_equal(sequence, wanted)), None)
 
 

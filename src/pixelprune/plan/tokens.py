@@ -15,26 +15,26 @@ from torch import Tensor
 from pixelprune.plan.keep import KeepMask
 
 
-def block_patches(shapes: Sequence[tuple[int, int, int]], merge: int, order: str) -> Tensor:
+def block_patches(shapes: Sequence[tuple[int, int, int]], merge: int, patch_order: str) -> Tensor:
     """Where the patches of each block stand in a processor's sequence of patches.
 
     Args:
         shapes: (T, R, C) of each item: slices, rows and columns of blocks.
         merge: m.
-        order: "block" or "raster", as in `pixelprune.selection.select_patches`.
+        patch_order: "block" or "row", as in `pixelprune.selection.select_patches`.
 
     Returns:
         Long (N, m²): one row per block, blocks in the order of a `KeepMask`.
 
     Example:
-        >>> block_patches([(1, 1, 2)], 2, "raster").tolist()
+        >>> block_patches([(1, 1, 2)], 2, "row").tolist()
         [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
     sequences, start = [], 0
     for slices, rows, columns in shapes:
         count = slices * rows * columns * merge**2
         index = torch.arange(start, start + count)
-        if order == "raster":
+        if patch_order == "row":
             index = index.view(slices * rows, merge, columns, merge).transpose(1, 2)  # (T·R, C, m, m)
         sequences.append(index.reshape(-1, merge * merge))
         start += count
@@ -80,21 +80,21 @@ class KeptPatches:
         return None if bool((rows[1:] > rows[:-1]).all()) else rows
 
 
-def keep_patches(keep: KeepMask, merge: int, order: str, regrouped: bool = False) -> KeptPatches:
+def keep_patches(keep: KeepMask, merge: int, patch_order: str, regrouped: bool = False) -> KeptPatches:
     """The patches that a keep mask leaves.
 
     Args:
         keep: the mask.
         merge: m.
-        order: of the processor's sequence, "block" or "raster".
-        regrouped: whether the encoder cuts blocks out of an m × (m·K) raster itself and so wants
+        patch_order: of the processor, "block" or "row".
+        regrouped: whether the encoder cuts blocks out of m rows of m·K patches itself and so wants
             the rows of all blocks of an item, line by line; else block after block.
 
     Example:
-        >>> keep_patches(KeepMask(torch.tensor([False, True]), ((1, 1, 2),)), 2, "raster").index.tolist()
+        >>> keep_patches(KeepMask(torch.tensor([False, True]), ((1, 1, 2),)), 2, "row").index.tolist()
         [2, 3, 6, 7]
     """
-    chosen = block_patches(keep.shapes, merge, order).to(keep.mask.device)[keep.mask]  # (K, m²)
+    chosen = block_patches(keep.shapes, merge, patch_order).to(keep.mask.device)[keep.mask]  # (K, m²)
     if regrouped:
         parts = torch.split(chosen, keep.counts)
         lines = [part.view(-1, merge, merge).transpose(0, 1).reshape(-1) for part in parts]  # (m, K, m) each

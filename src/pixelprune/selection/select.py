@@ -120,7 +120,7 @@ def select_patches(
     *,
     patch: int,
     merge: int,
-    order: str = "block",
+    patch_order: str = "block",
 ) -> Selection:
     """The same as `select`, for an image that a model's processor has already cut into patches.
 
@@ -133,8 +133,8 @@ def select_patches(
         config: what may be dropped; by default τ = 0.
         patch: P, side of a patch in pixels.
         merge: m, patches along a side of a block.
-        order: "block" if the m × m patches of a block follow each other, block after block, as
-            Qwen-style processors put them; "raster" if patches go row by row through the image.
+        patch_order: "block" if the m × m patches of a block follow each other, block after block, as
+            Qwen-style processors put them; "row" if patches go row by row through the image.
 
     Returns:
         The selection, its arrays of shape (R, C) = (h / m, w / m).
@@ -152,8 +152,8 @@ def select_patches(
         True
     """
     check_config(config)
-    height, width = _check_patches(patches, grid, patch, merge, order)
-    lines = merge if order == "raster" else 1
+    height, width = _check_patches(patches, grid, patch, merge, patch_order)
+    lines = merge if patch_order == "row" else 1
     # A block is `lines` stretches of bytes: the array is an image whose blocks are not square.
     cells = np.ascontiguousarray(patches).reshape(height // merge * lines, -1)
     return _select(cells, (lines, cells.shape[1] * merge // width), config, merge * patch)
@@ -238,10 +238,10 @@ def check_config(config: Any) -> None:
         )
 
 
-def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, order: str) -> tuple[int, int]:
+def _check_patches(patches: Any, grid: Any, patch: Any, merge: Any, patch_order: str) -> tuple[int, int]:
     """`grid`; a ValueError unless `patches` is the patches of such a grid."""
-    if order not in ("block", "raster"):
-        raise ValueError(f"order must be 'block' or 'raster', got {order!r}")
+    if patch_order not in ("block", "row"):
+        raise ValueError(f"patch_order must be 'block' or 'row', got {patch_order!r}")
     for name, value in (("patch", patch), ("merge", merge)):
         if not _is_whole(value) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

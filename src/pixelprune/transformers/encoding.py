@@ -39,7 +39,7 @@ def encode_images(
     """
     base = model.base_model
     merge = family.merge_size(model, merge_sizes)
-    patches = keep_patches(keep, merge, family.order, family.regrouped)
+    patches = keep_patches(keep, merge, family.patch_order, family.regrouped)
     lengths = torch.tensor(keep.counts, device=grid_thw.device)  # (images,)
     # Blocks in a row: to the tower, an image of one row of blocks.
     ones = torch.ones_like(lengths)

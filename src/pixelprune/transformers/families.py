@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from pixelprune.selection._registry import Registry
 from pixelprune.selection.errors import check_name, not_one_of
 
-_CHOICES = {"order": ("block", "raster"), "positions": ("mrope", "1d")}
+_CHOICES = {"patch_order": ("block", "row"), "positions": ("mrope", "1d")}
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Family:
         name: the `model_type`.
         tower: name of the vision encoder within the base model.
         merge: name of m within the vision config; a pair counts as its first number.
-        order: order of the patches that the processor makes: "block" (block after block) or
-            "raster" (row by row).
+        patch_order: order of the patches that the processor makes: "block" (block after block) or
+            "row" (row by row).
         regrouped: whether the encoder cuts the blocks out of the patches itself, by the grid.
         sizes_first: whether the encoder reads true sizes from the grid as well as lengths.
         positions: language-model positions: "mrope" (three axes, after `get_rope_index`) or "1d".
@@ -34,14 +34,14 @@ class Family:
         ValueError: a field has a value that it cannot have.
 
     Example:
-        >>> Family("my_vl", tower="vision_tower", positions="1d").order
+        >>> Family("my_vl", tower="vision_tower", positions="1d").patch_order
         'block'
     """
 
     name: str
     tower: str = "visual"
     merge: str = "spatial_merge_size"
-    order: str = "block"
+    patch_order: str = "block"
     regrouped: bool = False
     sizes_first: bool = False
     positions: str = "mrope"
@@ -103,7 +103,7 @@ _registry = Registry(
         Family("glm46v", sizes_first=True),
         Family("glm_ocr"),
         Family("glm5_next", positions="1d"),
-        Family("paddleocr_vl", order="raster", regrouped=True, since="5.21.0"),
+        Family("paddleocr_vl", patch_order="row", regrouped=True, since="5.21.0"),
         Family("ernie4_5_vl_moe", tower="vision_tower"),
         Family("video_llama_3", tower="vision_model", positions="1d"),
         Family("exaone4_5", positions="1d"),
@@ -114,18 +114,18 @@ _registry = Registry(
             "kimi_k25",
             tower="vision_tower",
             merge="merge_kernel_size",
-            order="raster",
+            patch_order="row",
             positions="1d",
             until="5.24.0",
         ),
         Family(
-            "muse_glimmer", tower="vision_tower", merge="merge_size", order="raster", positions="1d", until="5.24.0"
+            "muse_glimmer", tower="vision_tower", merge="merge_size", patch_order="row", positions="1d", until="5.24.0"
         ),
         Family(
             "muse_spark",
             tower="vision_tower",
             merge="merge_size",
-            order="raster",
+            patch_order="row",
             positions="1d",
             transposed_table=True,
         ),

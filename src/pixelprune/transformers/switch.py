@@ -271,7 +271,7 @@ def _check_pair(model: Any, layout: Layout) -> None:
     expected = {
         "patch_size": (layout.patch, getattr(vision, "patch_size", layout.patch)),
         "merge_size": (layout.merge, layout.merge if merge is None else family.merge_size(model)),
-        "order of patches": (layout.order, family.order),
+        "order of patches": (layout.patch_order, family.patch_order),
     }
     for name, (made, read) in expected.items():
         if made != read:

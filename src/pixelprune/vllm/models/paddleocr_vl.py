@@ -46,7 +46,7 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
         """The parts of the stock encoder, one after the other, with patches block by block."""
         tower, merge = self.visual.vision_model, self.config.vision_config.spatial_merge_size
         ((_, height, width),) = grids = keep.grids(merge)
-        kept = keep_patches(keep, merge, "raster")
+        kept = keep_patches(keep, merge, "row")
         index = async_tensor_h2d(kept.index, device=self.visual.device)
         hidden = tower.embeddings.patch_embedding(pixels.to(self.visual.dtype)).flatten(1)
         if (rows := kept.from_processor) is not None:
