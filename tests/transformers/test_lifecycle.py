@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from pixelprune.transformers import disable, enable
-from tests.support.cases import TOLERANCE, Case, absent, case, difference
+from tests.support.cases import Case, absent, case
 from tests.support.prompts import ROWS, Prompt
+from tests.support.rounding import difference
 
 
 def logits(model: Any, this: Case, prompt: Prompt) -> torch.Tensor:
@@ -190,11 +191,11 @@ def test_compiled(name: str) -> None:
     if why := absent(name):
         pytest.skip(why)
     this = case(name, "sdpa")
-    _, pruned = this.prompts(ROWS, side="right")
+    full, pruned = this.prompts(ROWS, side="right")
     wanted = logits(this.pruned, this, pruned)
     torch._dynamo.reset()
     compiled = torch.compile(copy.deepcopy(this.pruned), backend="eager")
-    assert difference(logits(compiled, this, pruned), wanted) < TOLERANCE
+    assert difference(logits(compiled, this, pruned), wanted) < this.limit(full)
 
 
 def test_bfloat16(family_name: str) -> None:
