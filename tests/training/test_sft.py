@@ -34,6 +34,7 @@ def plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=-100)
 
 
+@pytest.mark.usefixtures("float64")
 def test_loss_and_gradients_are_those_of_the_pruned_model(pair: Any, rows: Any, tmp_path: Path) -> None:
     model = copy.deepcopy(pair[0]).train()
     trainer = sft(pair, rows, tmp_path, gradient_checkpointing=False)
@@ -43,10 +44,10 @@ def test_loss_and_gradients_are_those_of_the_pruned_model(pair: Any, rows: Any, 
     right.backward()
     got = trainer.compute_loss(trainer.model.train(), dict(batch))
     got.backward()
-    assert got.item() == pytest.approx(right.item(), rel=1e-5)
+    assert got.item() == pytest.approx(right.item(), rel=1e-9)
     expected = gradients(model)
     for name, gradient in gradients(trainer.model).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-10)
 
 
 def test_pruning_matters_to_the_loss(pair: Any, rows: Any, tmp_path: Path) -> None:
