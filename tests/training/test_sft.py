@@ -59,6 +59,7 @@ def test_pruning_matters_to_the_loss(pair: Any, rows: Any, tmp_path: Path) -> No
         type(model).forward(model, **{k: v for k, v in batch.items() if k not in ("labels", "image_kept")})
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("form", ["prompt and completion", "messages"])
 def test_stock_trainer_of_trl(form: str, pair: Any, rows: Any, tmp_path: Path) -> None:
     """Nothing of ours but `enable`: the loss is the same as through our trainer."""
@@ -75,7 +76,7 @@ def test_stock_trainer_of_trl(form: str, pair: Any, rows: Any, tmp_path: Path) -
     stock.train()
     ours = sft(pair, rows, tmp_path, group_by_kept_length=False)
     ours.train()
-    assert losses(ours) == pytest.approx(losses(stock), rel=1e-4)
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-9)
     assert len(losses(ours)) == 3
 
 
@@ -160,7 +161,8 @@ def test_resumed_run_is_the_unbroken_one(grouped: bool, checkpoint: str, rows: A
     whole = run("whole")
     with pytest.raises(KeyboardInterrupt):
         run("broken", [StopAt(9)])
-    assert run("broken", resume=str(tmp_path / "broken" / "checkpoint-8")) == pytest.approx(whole, rel=1e-5)
+    # Both runs do the same sums; without the state of the optimizer, losses would differ in the second digit.
+    assert run("broken", resume=str(tmp_path / "broken" / "checkpoint-8")) == pytest.approx(whole, rel=1e-4)
     assert len(whole) == 10
 
 
