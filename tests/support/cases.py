@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -12,12 +12,9 @@ from packaging.version import Version
 from torch import Tensor
 
 from pixelprune.transformers import enable, families
-from tests.support import oracle
+from tests.support import oracle, rounding
 from tests.support.prompts import Prompt, Row, known, masks, prompts
 from tests.support.tiny_models import ALL, build, module_of
-
-# Of logits of a scale of 5 to 10, in float32.
-TOLERANCE = 3e-4
 
 
 def absent(name: str) -> str | None:
@@ -78,11 +75,19 @@ class Case:
         """Logits of the stock model with nothing dropped, at the tokens that pruning would keep."""
         return self.stock(**self.inputs(full), use_cache=False).logits[full.selected]
 
+    @torch.no_grad()
+    def limit(self, full: Prompt) -> float:
+        """How far apart logits may lie that differ by rounding alone, by what the stock model shows unpruned."""
+        return rounding.limit(
+            self.stock, self.nudged, lambda model: model(**self.inputs(full), use_cache=False).logits[full.selected]
+        )
+
+    @cached_property
+    def nudged(self) -> list[Any]:
+        """The stock model, rounded in other ways."""
+        return rounding.nudged(self.stock)
+
 
 @cache
 def case(name: str, attention: str = "eager") -> Case:
     return Case(name, attention)
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max())

@@ -186,7 +186,7 @@ def processor_of(name: str, **image_options: Any) -> Any:
 
 
 def model_and_processor(
-    name: str, attention: str = "eager", tiny: Tiny | None = None, **image_options: Any
+    name: str, attention: str = "eager", tiny: Tiny | None = None, experts: str | None = None, **image_options: Any
 ) -> tuple[Any, Any]:
     """A tiny model that knows the ids of the tokenizer, and its processor."""
     tiny = tiny or ALL[name]
@@ -207,4 +207,4 @@ def model_and_processor(
             if hasattr(config, attribute):
                 setattr(config, attribute, token)
 
-    return build(tiny, attention, change=change), processor
+    return build(tiny, attention, change=change, **({"experts_implementation": experts} if experts else {})), processor

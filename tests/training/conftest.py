@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from pixelprune.transformers import enable
+from tests.support.double_precision import every_float_is_double
 from tiny_model import tasks
 from tiny_model.checkpoint import make_model, save
 
@@ -33,11 +35,18 @@ def _quiet():
         yield
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Everything that the test loads and computes is in double precision, so that equal means equal."""
+    with every_float_is_double():
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a model of random weights, whose answers depend on what it sees."""
+    """A folder with a model of random weights, whose answers depend on what it sees; it loads in either precision."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    save(make_model(seed=3), folder)
+    save(make_model(seed=3).double(), folder)
     return str(folder)
 
 

@@ -6,11 +6,9 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,8 @@ SHORT = ["--max-steps", 4, "--logging-steps", 1, "--learning-rate", 1e-3, "--dis
 def run(*arguments: object, processes: int = 1, code: int = 0) -> str:
     launcher: list[object] = [sys.executable]
     if processes > 1:
-        accelerate = Path(sys.executable).with_name("accelerate")
         config = ROOT / "examples" / "accelerate" / "ddp.yaml"
-        launcher = [accelerate, "launch", "--config_file", config, "--main_process_port", 0]
+        launcher += ["-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", 0]
     done = subprocess.run(
         [*map(str, [*launcher, "-m", "pixelprune", "train", *arguments])],
         capture_output=True,
@@ -57,11 +54,13 @@ def losses(folder: Path, step: int = 4) -> list[float]:
 @pytest.mark.parametrize("method", ["sft", "distill"])
 def test_two_processes_do_as_one(method: str, checkpoint: str, pages: Path, tmp_path: Path) -> None:
     options = [method, "--model", checkpoint, "--data", pages / "rows.jsonl", *SHORT]
+    # Adam would step by the sign of gradients that are nothing but rounding.
+    options += ["--optim", "sgd", "--learning-rate", 0.1]
     run(*options, "--output-dir", tmp_path / "one", "--per-device-train-batch-size", 4)
     run(*options, "--output-dir", tmp_path / "two", "--per-device-train-batch-size", 2, processes=2)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 4
-    assert two == pytest.approx(one, rel=1e-3)
+    assert two == pytest.approx(one, rel=1e-4)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "two", dtype="float32")
     processor = AutoProcessor.from_pretrained(tmp_path / "two")
     pixelprune.transformers.enable(model, processor)
@@ -80,31 +79,33 @@ def test_options_of_a_file(checkpoint: str, pages: Path, tmp_path: Path) -> None
     assert state["global_step"] == 1
 
 
+KILLED_AT_12 = """
+import os, signal, sys
+from transformers import TrainerCallback, trainer
+from pixelprune.cli import main
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **more):
+        if state.global_step == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.DEFAULT_CALLBACKS.append(Kill)
+sys.argv = ["pixelprune", "train", *sys.argv[1:]]
+main()
+"""
+
+
 def test_killed_run_goes_on(checkpoint: str, pages: Path, tmp_path: Path) -> None:
-    """SIGKILL somewhere after a checkpoint; what follows has the losses of a run that nobody killed."""
+    """SIGKILL between two checkpoints; the resumed run has the losses of a run that nobody killed."""
     options = [
         *("sft", "--model", checkpoint, "--data", pages / "rows.jsonl", "--max-steps", 20, "--save-steps", 5),
         *("--logging-steps", 1, "--disable-tqdm", "true", "--learning-rate", 1e-3),
     ]  # fmt: skip
     run(*options, "--output-dir", tmp_path / "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "pixelprune",
-        "train",
-        *map(str, options),
-        "--output-dir",
-        str(tmp_path / "killed"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "checkpoint-10" / "trainer_state.json").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    shutil.rmtree(tmp_path / "killed" / "checkpoint-20", ignore_errors=True)
+    command = [sys.executable, "-c", KILLED_AT_12, *map(str, options), "--output-dir", str(tmp_path / "killed")]
+    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "checkpoint-15").exists()
     run(*options, "--output-dir", tmp_path / "killed", "--resume-from-checkpoint", "true")
     assert losses(tmp_path / "killed", 20) == pytest.approx(losses(tmp_path / "whole", 20), rel=1e-4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ def conversation(item: Sample, order: list[int]) -> list[dict[str, Any]]:
     return turns
 
 
+@pytest.mark.usefixtures("float64")
 def test_batches_are_those_of_the_processor() -> None:
     model, rng = make_model(0).eval(), Random(3)
     samples = [sample(rng, TASKS[number % 2]) for number in range(4)]
@@ -45,7 +47,7 @@ def test_batches_are_those_of_the_processor() -> None:
     with torch.no_grad():
         expected = model(**right).logits[mask]
         model.model.visual.patch_embed = OneFrame(model.model.visual.patch_embed)
-        torch.testing.assert_close(model(**batch.inputs).logits[mask], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model(**batch.inputs).logits[mask], expected, atol=1e-9, rtol=1e-9)
 
 
 def test_answers_to_finding_lie_on_the_button() -> None:

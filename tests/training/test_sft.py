@@ -34,6 +34,7 @@ def plain_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=-100)
 
 
+@pytest.mark.usefixtures("float64")
 def test_loss_and_gradients_are_those_of_the_pruned_model(pair: Any, rows: Any, tmp_path: Path) -> None:
     model = copy.deepcopy(pair[0]).train()
     trainer = sft(pair, rows, tmp_path, gradient_checkpointing=False)
@@ -43,10 +44,10 @@ def test_loss_and_gradients_are_those_of_the_pruned_model(pair: Any, rows: Any, 
     right.backward()
     got = trainer.compute_loss(trainer.model.train(), dict(batch))
     got.backward()
-    assert got.item() == pytest.approx(right.item(), rel=1e-5)
+    assert got.item() == pytest.approx(right.item(), rel=1e-9)
     expected = gradients(model)
     for name, gradient in gradients(trainer.model).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-10)
 
 
 def test_pruning_matters_to_the_loss(pair: Any, rows: Any, tmp_path: Path) -> None:
@@ -58,6 +59,7 @@ def test_pruning_matters_to_the_loss(pair: Any, rows: Any, tmp_path: Path) -> No
         type(model).forward(model, **{k: v for k, v in batch.items() if k not in ("labels", "image_kept")})
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("form", ["prompt and completion", "messages"])
 def test_stock_trainer_of_trl(form: str, pair: Any, rows: Any, tmp_path: Path) -> None:
     """Nothing of ours but `enable`: the loss is the same as through our trainer."""
@@ -74,7 +76,7 @@ def test_stock_trainer_of_trl(form: str, pair: Any, rows: Any, tmp_path: Path) -
     stock.train()
     ours = sft(pair, rows, tmp_path, group_by_kept_length=False)
     ours.train()
-    assert losses(ours) == pytest.approx(losses(stock), rel=1e-4)
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-9)
     assert len(losses(ours)) == 3
 
 
@@ -159,7 +161,8 @@ def test_resumed_run_is_the_unbroken_one(grouped: bool, checkpoint: str, rows: A
     whole = run("whole")
     with pytest.raises(KeyboardInterrupt):
         run("broken", [StopAt(9)])
-    assert run("broken", resume=str(tmp_path / "broken" / "checkpoint-8")) == pytest.approx(whole, rel=1e-5)
+    # Both runs do the same sums; without the state of the optimizer, losses would differ in the second digit.
+    assert run("broken", resume=str(tmp_path / "broken" / "checkpoint-8")) == pytest.approx(whole, rel=1e-4)
     assert len(whole) == 10
 
 

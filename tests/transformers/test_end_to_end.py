@@ -16,9 +16,9 @@ import pixelprune
 from pixelprune.images.samples import sample_path
 from pixelprune.transformers import enable, families, kept
 from tests.support import oracle
-from tests.support.cases import TOLERANCE, difference
 from tests.support.checkpoints import KITS, model_and_processor
-from tests.support.prompts import Prompt
+from tests.support.prompts import Prompt, known
+from tests.support.rounding import difference, limit, nudged
 from tests.support.tiny_models import ALL, module_of
 
 NAMES = list(KITS)
@@ -73,8 +73,12 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
             right = oracle.masked_logits(stock, *where, full)
         else:
             right = oracle.short_logits(stock, *where, full, Prompt(dict(got), full.keep))
-    # Rounding of one family with an indexer: in double precision it is as exact as the others.
-    assert difference(logits, right) < (3 if name == "glm5_next" else 1) * TOLERANCE
+        rounding = limit(
+            stock,
+            nudged(stock),
+            lambda model: model(**known(stock, full.inputs), use_cache=False).logits[full.selected],
+        )
+    assert difference(logits, right) < rounding
 
 
 def test_as_the_readme_says(tmp_path: Path, pictures: list) -> None:

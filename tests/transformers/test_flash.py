@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from tests.support.cases import TOLERANCE, case, difference
+from tests.support.cases import case
 from tests.support.prompts import MIXED, ROWS
+from tests.support.rounding import difference
 
 _calls: list[list[int]] = []
 
@@ -63,4 +64,4 @@ def test_encoder_inputs_for_flash_attention(family_name: str, rows: list) -> Non
     assert _calls
     assert all(sum(lengths) == 4 * sum(int(mask.sum()) for mask in pruned.keep) for lengths in _calls)
     right = this.right(full, pruned)
-    assert difference(got, right) < TOLERANCE
+    assert difference(got, right) < this.limit(full)

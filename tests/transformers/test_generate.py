@@ -10,8 +10,9 @@ import torch
 import transformers
 from packaging.version import Version
 
-from tests.support.cases import TOLERANCE, Case, case, difference
+from tests.support.cases import Case, case
 from tests.support.prompts import ROWS, Prompt
+from tests.support.rounding import difference
 from tests.support.tiny_models import IMAGE, VIDEO
 
 INSTALLED = Version(transformers.__version__)
@@ -71,7 +72,7 @@ def test_greedy_is_a_loop_over_the_oracle(family_name: str, attention: str) -> N
     tokens, logits = greedy_by_hand(this, full, pruned)
     got = generate(this, pruned)
     assert torch.equal(answers(pruned, got.sequences), tokens)
-    assert difference(torch.stack(got.logits, 1), logits) < 2 * TOLERANCE
+    assert difference(torch.stack(got.logits, 1), logits) < this.limit(full)
 
 
 def test_a_widened_forward_alone_would_be_wrong() -> None:
@@ -84,7 +85,7 @@ def test_a_widened_forward_alone_would_be_wrong() -> None:
     inputs["image_grid_thw"] = torch.tensor([[1, 2, 2 * int(mask.sum())] for mask in kept])
     stock = this.stock.generate(**inputs, **{**GREEDY, "max_new_tokens": 1})
     assert difference(stock.logits[0], logits[:, 0]) > 1
-    assert difference(generate(this, pruned, max_new_tokens=1).logits[0], logits[:, 0]) < TOLERANCE
+    assert difference(generate(this, pruned, max_new_tokens=1).logits[0], logits[:, 0]) < this.limit(full)
 
 
 def test_ids_as_the_first_argument() -> None:
@@ -128,10 +129,10 @@ def test_without_a_cache(family_name: str) -> None:
     this = case(family_name)
     if this.tiny.token_types:
         pytest.skip("stock generate() does not lengthen moe_mm_token_type_ids without a cache")
-    _, pruned = this.prompts(ONE)
+    full, pruned = this.prompts(ONE)
     cached, uncached = generate(this, pruned), generate(this, pruned, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
-    assert difference(torch.stack(cached.logits), torch.stack(uncached.logits)) < 2 * TOLERANCE
+    assert difference(torch.stack(cached.logits), torch.stack(uncached.logits)) < this.limit(full)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +188,10 @@ def test_chunked_prefill(family_name: str) -> None:
     if Version("5.23") > INSTALLED:
         pytest.skip("before transformers 5.23, stock generate() drops all images when it prefills in chunks")
     this = case(family_name)
-    _, pruned = this.prompts(ONE)
+    full, pruned = this.prompts(ONE)
     whole, chunks = generate(this, pruned), generate(this, pruned, prefill_chunk_size=4)
     assert torch.equal(whole.sequences, chunks.sequences)
-    assert difference(torch.stack(whole.logits), torch.stack(chunks.logits)) < 2 * TOLERANCE
+    assert difference(torch.stack(whole.logits), torch.stack(chunks.logits)) < this.limit(full)
 
 
 class Conversation:
@@ -211,11 +212,12 @@ class Conversation:
         rows = [row + words + second for row, words in zip(opening, said, strict=True)]
         full, self.pruned = this.prompts(rows)
         self.tokens, self.logits = greedy_by_hand(this, full, self.pruned)
+        self.limit = this.limit(full)
         self.cached = self.turn.past_key_values.get_seq_length()
 
     def check(self, got: Any) -> None:
         assert torch.equal(got.sequences[:, -NEW:], self.tokens)
-        assert difference(torch.stack(got.logits, 1), self.logits) < 2 * TOLERANCE
+        assert difference(torch.stack(got.logits, 1), self.logits) < self.limit
 
 
 def new_images_only(prompt: Prompt, images: int) -> dict[str, torch.Tensor]:
@@ -313,7 +315,7 @@ def test_four_turns_of_what_is_new(name: str) -> None:
         got = this.pruned.generate(**this.inputs(Prompt(inputs)), past_key_values=cache, **options)
         tokens, logits = greedy_by_hand(this, full, pruned, steps=2)
         assert torch.equal(got.sequences[:, -2:], tokens)
-        assert difference(torch.stack(got.logits, 1), logits) < 2 * TOLERANCE
+        assert difference(torch.stack(got.logits, 1), logits) < this.limit(full)
         cache, row = got.past_key_values, [*row, *tokens[0].tolist(), 20 + turn, (4, 2 * turn + 4), 30]
         full, pruned = this.prompts([row])
         inputs = new_images_only(pruned, turn + 2)
@@ -331,5 +333,5 @@ def test_own_positions_and_a_decoding_loop() -> None:
     with torch.no_grad():
         first = this.pruned(**this.inputs(pruned), position_ids=positions, use_cache=True)
         second = this.pruned(input_ids=tokens[:, :1], past_key_values=first.past_key_values)
-    assert difference(first.logits[:, -1], logits[:, 0]) < TOLERANCE
-    assert difference(second.logits[:, -1], logits[:, 1]) < 2 * TOLERANCE
+    assert difference(first.logits[:, -1], logits[:, 0]) < this.limit(full)
+    assert difference(second.logits[:, -1], logits[:, 1]) < this.limit(full)

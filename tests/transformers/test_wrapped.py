@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pixelprune.transformers import disable, enable
-from tests.support.cases import TOLERANCE, Case, difference
+from tests.support.cases import Case
 from tests.support.prompts import ROWS
+from tests.support.rounding import difference
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl", "video_llama_3"]
 
@@ -28,7 +29,7 @@ def check(this: Case, model: Any, inner: Any) -> None:
     mask = pruned.inputs["attention_mask"].bool()
     with torch.no_grad():
         got = model(**this.inputs(pruned), use_cache=False).logits[mask]
-    assert difference(got, this.right(full, pruned)) < TOLERANCE
+    assert difference(got, this.right(full, pruned)) < this.limit(full)
     options = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": list(range(100, 110))}
     right = this.stock.generate(**this.right_inputs(full, pruned), **options)
     assert torch.equal(model.generate(**this.inputs(pruned), **options), right)
@@ -36,7 +37,7 @@ def check(this: Case, model: Any, inner: Any) -> None:
     assert type(inner) is type(this.stock)
     with torch.no_grad():
         stock = model(**this.inputs(full), use_cache=False).logits[full.selected]
-    assert difference(stock, this.plain(full)) < TOLERANCE
+    assert difference(stock, this.plain(full)) < this.limit(full)
 
 
 @pytest.mark.parametrize("first", ["enable", "adapter"])
