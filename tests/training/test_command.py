@@ -210,6 +210,25 @@ def test_both_spellings_distill(spelled: str, monkeypatch: pytest.MonkeyPatch) -
     assert options.prune == PruneConfig(threshold=0.02)
 
 
+def test_packages_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: str, pages: Path, tmp_path: Path
+) -> None:
+    typed = ["train", "sft", "--model", checkpoint, "--data", str(pages / "rows.jsonl"), "--output-dir", str(tmp_path)]
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    done = CliRunner().invoke(app, [*typed, "--report-to", "wandb"])
+    assert done.exit_code == 2, done.exception
+    assert "error: WandbCallback requires wandb to be installed" in done.stderr
+
+
+def test_models_that_need_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError("this needs nothing; pip install it")
+
+    monkeypatch.setattr("pixelprune.training.run.train", fail)
+    done = CliRunner().invoke(app, ["train", "sft", "--model", "m", "--data", "d"])
+    assert (done.exit_code, done.stderr) == (2, "error: this needs nothing; pip install it\n")
+
+
 @pytest.mark.parametrize("method", ["sft", "distill"])
 def test_help_says_what_the_parser_does(method: str) -> None:
     """Options are declared for the help, and read by TRL's parser: names, defaults and words are the same."""

@@ -102,7 +102,9 @@ def test_embeddings_instead_of_ids(this: Case) -> None:
 
 def test_model_that_reads_merge_sizes() -> None:
     video = case("video_llama_3")
-    with pytest.raises(ValueError, match="image_merge_sizes is missing, which models of video_llama_3 read"):
+    with pytest.raises(
+        ValueError, match="image_merge_sizes is missing; models of video_llama_3 need it, so pass everything"
+    ):
         video.pruned(**wrong(video, image_merge_sizes=None))
 
 

@@ -41,7 +41,8 @@ EvalData = Annotated[str | None, typer.Option(metavar="PATH", help="Data to eval
 OnBadRow = Annotated[
     str,
     typer.Option(
-        metavar="stop|skip", help="Whether to stop at rows that cannot be trained on, or to skip them. Both list them."
+        metavar="stop|skip",
+        help="What to do about rows that cannot be trained on: stop, or skip them. They are listed either way.",
     ),
 ]
 Config = Annotated[
@@ -146,7 +147,7 @@ def _run(context: typer.Context, method: str) -> None:
         texts = {option.name: option.help for option in context.command.params if isinstance(option, TyperOption)}
         options = read_arguments(context.args, method, texts)
         train(options, method)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # ImportError: an option needs another package
         if _is_main_process():
             _refuse(error)
         raise typer.Exit(EXIT_INPUT) from None

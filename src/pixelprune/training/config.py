@@ -29,7 +29,7 @@ class SFTConfig(trl.SFTConfig):
     on_bad_row: str = field(
         default="stop",
         metadata={
-            "help": "Whether to stop at rows that cannot be trained on, or to skip them. Both list them.",
+            "help": "What to do about rows that cannot be trained on: stop, or skip them. They are listed either way.",
             "choices": ["stop", "skip"],
         },
     )

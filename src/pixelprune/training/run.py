@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -125,7 +126,7 @@ def train(options: Options, method: str) -> None:
     """Train, and write the model (or its adapter) and the processor to `options.config.output_dir`.
 
     Raises:
-        ValueError, OSError: model or data cannot be used; the text says why.
+        ValueError, OSError, ImportError: model, data or an option cannot be used; the text says why.
     """
     data, prune, student, config, teacher = options
     checkpoint, path = _checkpoint(config), str(student.model)
@@ -143,20 +144,28 @@ def train(options: Options, method: str) -> None:
         path, revision=student.model_revision, trust_remote_code=config.trust_remote_code
     )
     model = _loaded(path, student, config)
-    try:
+    with _refusing():  # transformers is too old or too new for this model
         enable(model, processor, prune)
-    except RuntimeError as error:  # transformers is too old or too new for this model
-        raise ValueError(str(error)) from None
     if not (student.lora_target_modules or student.lora_target_parameters):
         student.lora_target_modules = "all-linear"  # what --use_peft alone means
     more: dict[str, Any] = {"peft_config": get_peft_config(student)}
     if method == "distill" and teacher.teacher is not None:
         more["teacher"] = _loaded(teacher.teacher, student, config)
     kind = SFTTrainer if method == "sft" else SelfDistillationTrainer
-    trainer = kind(model, config, rows, held_out, processing_class=processor, **more)
+    with _refusing():  # such as a tracker that is not installed
+        trainer = kind(model, config, rows, held_out, processing_class=processor, **more)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(config.output_dir)
     trainer.end()
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Make a RuntimeError about what is installed a ValueError, which the command prints as one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _loaded(path: str, student: Student, config: SFTConfig) -> Any:

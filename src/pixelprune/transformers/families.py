@@ -69,8 +69,8 @@ class Family:
         size = getattr(model.config.vision_config, self.merge, None)
         if size is None:
             raise ValueError(
-                f"image_merge_sizes is missing, which models of {self.name} read; pass all that "
-                "their own processor returns"
+                f"image_merge_sizes is missing; models of {self.name} need it, so pass everything "
+                "that their processor returns"
             )
         return int(size if isinstance(size, int) else size[0])
 
@@ -189,5 +189,5 @@ def family_of(model: Any) -> Family:
     raise ValueError(
         f"model has model_type {model_type!r}, which pixelprune does not know.{hint} "
         f"Known: {', '.join(names())}. To add one, describe it with pixelprune.transformers.Family and "
-        "pass that to pixelprune.transformers.register; docs/transformers.md says how to check it"
+        "pass it to pixelprune.transformers.register; docs/transformers.md says how to check it"
     )
