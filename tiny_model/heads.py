@@ -16,7 +16,7 @@ from tiny_model.checkpoint import WORD_IDS
 from tiny_model.tasks import DIGITS, GLYPHS, LETTERS
 
 NOTHING = 0.15  # weight of patches without a glyph; they are the most
-GRID = 16  # rows or columns of blocks that the place of a token is told apart in
+GRID = 16  # rows or columns of blocks that the place of a token is classified into
 NAMED = [WORD_IDS[word] for word in (*DIGITS, *LETTERS)]
 
 
@@ -45,7 +45,7 @@ class Heads(nn.Module):
         self.place = nn.Linear(text_hidden, 2 * GRID)
 
     def places(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, float]:
-        """Row and column of each image token, told by the language model's first layer (B, S, text hidden).
+        """Row and column of each image token, from the language model's first layer (B, S, text hidden).
 
         Image tokens bring no absolute place along, it has to come from their positions relative to the prompt.
         """
@@ -69,7 +69,7 @@ class Heads(nn.Module):
 
     @staticmethod
     def names(spoken: Tensor, words: Tensor, names: Tensor) -> tuple[Tensor, float]:
-        """Which letter was asked for, told by the first layer where the model speaks (3 * turns, text hidden).
+        """Which letter was asked for, from the first layer where the model answers (3 * turns, text hidden).
 
         The template puts three tokens between letter and answer. Without this, the second layer gets a question to
         look up late: after 300 steps on small screens 0.19 of the buttons were found, with it 0.91.
@@ -80,7 +80,7 @@ class Heads(nn.Module):
         return F.cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean().item()
 
     def blocks(self, merged: Tensor, words: Tensor, labels: Tensor) -> Tensor:
-        """Which digits and names are in a block, told by the merged token (N / 4, text hidden) beside the words.
+        """Which digits and names are in a block, from the merged token (N / 4, text hidden), next to the words.
 
         Names are compared with their word's embedding directly, so that a question finds its tokens by likeness.
         """

@@ -29,7 +29,7 @@ from tiny_model.tasks import LETTERS, TASKS, Layout, held_out
 log = logging.getLogger("tiny_model")
 
 REPORT_EVERY = 20.0  # seconds
-# What the inner losses weigh beside that of the answers; while the vision encoder is alone, both of its weigh 1.
+# Weights of the inner losses relative to that of the answers; while the vision encoder trains alone, both are 1.
 PATCHES, BLOCKS, PLACES, ASKED = 0.3, 0.3, 0.2, 0.2
 
 
@@ -90,10 +90,10 @@ class Trainer:
 
     def loss(self, batch: Batch, alone: bool) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch, and what to report."""
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         loss = torch.zeros(())
         if alone:
-            # What the model hands on, it hands on without the prefix.
+            # The model passes this on without the prefix.
             keys = ("image_interp_indices", "image_interp_weights", "image_position_ids", "image_cu_seqlens")
             placing = {key.removeprefix("image_"): batch.inputs[key] for key in keys}
             self.visual(batch.inputs["pixel_values"], grid_thw=batch.inputs["image_grid_thw"], **placing)
@@ -107,21 +107,21 @@ class Trainer:
             for task in TASKS:
                 chosen = right[torch.tensor([name == task for name in batch.turn_tasks])]
                 if len(chosen):
-                    told[task] = chosen.float().mean().item()
-            told["answer"] = loss.item()
-            places, told["places"] = self.heads.places(self.seen["text"], batch)
-            asked, told["asked"] = self.heads.names(
+                    metrics[task] = chosen.float().mean().item()
+            metrics["answer"] = loss.item()
+            places, metrics["places"] = self.heads.places(self.seen["text"], batch)
+            asked, metrics["asked"] = self.heads.names(
                 self.seen["text"][:, :-1][spoken], self.named[-len(LETTERS) :], batch.turn_names
             )
             loss = loss + PLACES * places + ASKED * asked
         weights = (1.0, 1.0) if alone else (PATCHES, BLOCKS)
         patches, (glyphs, names) = self.heads.patches(self.seen["patches"], batch.labels)
         blocks = self.heads.blocks(self.seen["merged"], self.named, batch.labels)
-        told |= {"patch": patches.item(), "block": blocks.item(), "glyphs": glyphs, "names": names}
-        return loss + weights[0] * patches + weights[1] * blocks, told
+        metrics |= {"patch": patches.item(), "block": blocks.item(), "glyphs": glyphs, "names": names}
+        return loss + weights[0] * patches + weights[1] * blocks, metrics
 
     def step(self, batch: Batch, alone: bool, scale: float) -> dict[str, float]:
-        loss, told = self.loss(batch, alone)
+        loss, metrics = self.loss(batch, alone)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for rate, optimizer in self.optimizers:
@@ -129,7 +129,7 @@ class Trainer:
                 group["lr"] = rate * scale
             optimizer.step()
             optimizer.zero_grad()
-        return told
+        return metrics
 
     def finish(self) -> Any:
         """The stock model again."""
@@ -157,11 +157,11 @@ def pretrain(seed: int, stages: tuple[Stage, ...] = STAGES) -> Any:
         rng = Random(f"train {seed} {position}")
         batches = stream(rng, stage.batch, stage.layout, side, stage.find)
         for _ in range(stage.steps):
-            told = trainer.step(next(batches), stage.alone, schedule(number / total))
+            metrics = trainer.step(next(batches), stage.alone, schedule(number / total))
             number += 1
             running |= {
                 key: value if key not in running else 0.95 * running[key] + 0.05 * value
-                for key, value in told.items()
+                for key, value in metrics.items()
                 if value == value  # NaN where a batch had none of a kind
             }
             if (now := time.monotonic() - started) - reported >= REPORT_EVERY or number == total:

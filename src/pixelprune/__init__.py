@@ -7,7 +7,7 @@ PruneConfig            what may be dropped: threshold, metric, predictor, budget
 
 For models of transformers: pixelprune.transformers.enable and .disable. In vLLM: a plugin, pixelprune.vllm.
 To train on pruned inputs: pixelprune.training, on TRL.
-Also: preset (image sizes of a model), and the modules predictors (rules of your own), overlay, verify, baselines.
+Also: preset (image sizes of a model), and the modules predictors (your own rules), overlay, verify, baselines.
 
 >>> import numpy as np
 >>> import pixelprune

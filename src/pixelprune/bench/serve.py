@@ -34,7 +34,7 @@ from pixelprune.vllm.options import KEY
 # For the stand-in model: few and short requests, without minutes of compiling.
 STANDIN_OPTIONS = ["--enforce-eager", "--max-model-len", "4096", "--kv-cache-memory-bytes", str(2**29)]
 
-# Two engines share the memory, of which each would take nearly all by default.
+# Two engines share the memory; by default, each would take nearly all of it.
 _SHARED = ["--gpu-memory-utilization", "0.45"]
 # Profiling for the largest video takes memory that no request here needs.
 _ALWAYS = ["--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--served-model-name", NAME]

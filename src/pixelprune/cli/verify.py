@@ -47,7 +47,7 @@ def verify(
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=common.err, transient=True)
-    # In a log, which nobody watches, it would leave an empty line.
+    # In a log, a status line would leave an empty line.
     with progress if common.err.is_terminal else nullcontext():
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:

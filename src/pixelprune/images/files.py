@@ -105,8 +105,8 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
 def to_rgb(image: PIL.Image.Image) -> Image:
     """A Pillow image of any mode as uint8 (H, W, 3)."""
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _to_8_bits(np.asarray(image), _FULL_SCALES.get(image.mode, (65535,)))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = _to_8_bits(np.asarray(image), _FULL_SCALES.get(image.mode, (65535,)))
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")
@@ -162,8 +162,8 @@ def _to_8_bits(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> Im
     largest = values.max(initial=0, where=np.isfinite(values))
     full_scale = next((scale for scale in full_scales if largest <= scale), full_scales[-1])
     values = np.where(np.isnan(values), 0, values)
-    grey: Image = np.rint(values.clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
-    return grey
+    gray: Image = np.rint(values.clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
+    return gray
 
 
 def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:

@@ -1,4 +1,4 @@
-"""The picture of a selection: kept blocks in colour, dropped ones greyed out."""
+"""The picture of a selection: kept blocks in color, dropped ones grayed out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import PIL.Image
 from pixelprune.selection._blocks import Image, in_blocks
 from pixelprune.selection.select import Selection, check_size
 
-# Dropped pixels move this far from their own lightness towards the veil's grey level.
+# Dropped pixels move this far from their own lightness towards the veil's gray level.
 _VEIL = 176
 _OPACITY = 0.68
 # Edges are mixed half and half, so that text stays readable under them.

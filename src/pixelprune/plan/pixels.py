@@ -182,7 +182,7 @@ def find_layout(image_processor: Any, preprocess: Any) -> Layout:
 
 
 def check_normalization(image_processor: Any, preprocess: Any, layout: Layout) -> None:
-    """Raise a ValueError unless `normalized` gives the stock values, bit for bit, for each grey level."""
+    """Raise a ValueError unless `normalized` gives the stock values, bit for bit, for each gray level."""
     side = layout.patch * layout.merge
     levels = np.arange(3 * 256, dtype=np.int64).reshape(256, 3) * 7 % 256
     probe = np.resize(levels, (side * (2 + 256 // side**2), side, 3)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""From arrays to kernel calls: the one place that hands memory to compiled code."""
+"""From arrays to kernel calls: the one place that passes memory to compiled code."""
 
 from __future__ import annotations
 

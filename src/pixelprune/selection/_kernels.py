@@ -7,10 +7,10 @@ How it gets fast, in order of effect:
 
 1. A row of a block is ``width`` contiguous bytes of the image's own (H, channels·W) rows, so the
    uint8 image is compared in place: nothing is converted, copied or patchified.
-2. Which blocks equal their left neighbour, pixel for pixel, is found for a whole row of blocks at
+2. Which blocks equal their left neighbor, pixel for pixel, is found for a whole row of blocks at
    once, in memory order and over runs of blocks that are still equal (`_mark_equal_left`). A run
    ends at its first difference, so a photograph leaves this after one row of pixels.
-3. A block equal to its left neighbour matches all that the neighbour matched: no comparison.
+3. A block equal to its left neighbor matches all that the neighbor matched: no comparison.
 4. Two blocks rebuilt from the same kept block are equal: no comparison.
 5. What remains is compared in chunks of 64 bytes, which the compiler turns into vector
    instructions, with an early exit after each chunk.
@@ -214,14 +214,14 @@ def scan(
         for step in range(columns):
             j = columns - 1 - step if backwards else step
             n = i * columns + j
-            beside = n + 1 if backwards else n - 1
+            near = n + 1 if backwards else n - 1
             p = _predict(pixels, n, i, j, stride, width, block, columns, predictor, metric, limit, source)
             if decoding:
                 drop = kept[n] == 0 and p >= 0
-            elif step > 0 and p == source[beside] and (metric == EXACT or equal[max(n, beside) - i * columns]):
-                # What rebuilds the block beside this one also rebuilds its equal; if all is exact,
+            elif step > 0 and p == source[near] and (metric == EXACT or equal[max(n, near) - i * columns]):
+                # What rebuilds the neighbor of this block also rebuilds its equal; if all is exact,
                 # it rebuilds nothing else.
-                drop = equal[max(n, beside) - i * columns] != 0
+                drop = equal[max(n, near) - i * columns] != 0
             else:
                 drop = p >= 0 and _match(pixels, n, p, stride, width, block, columns, metric, limit)
             source[n] = p if drop else n

@@ -46,7 +46,7 @@ def random(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
 
 
 def components(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32, seed: int = 0) -> Selection:
-    """Keep at least one block of each 4-connected group of matching neighbours.
+    """Keep at least one block of each 4-connected group of matching neighbors.
 
     Neighbours match if their pixels are within τ of each other. The first block of each group is
     kept; if `select` keeps more, the rest is drawn at random. If there were more groups than `select`

@@ -120,7 +120,7 @@ def limit(threshold: float, metric: str, samples: int) -> int:
 def gray_levels(threshold: float) -> Fraction:
     """255 τ, as the simple fraction that a threshold such as 5 / 255 or 0.02 was meant to be.
 
-    As a float, 5 / 255 may lie a hair below; blocks at exactly that distance must match.
+    As a float, 5 / 255 may lie slightly below; blocks at exactly that distance must match.
     """
     level = 255 * Fraction(threshold)
     meant = level.limit_denominator(10**6)
