@@ -25,6 +25,7 @@ def help_of(*command: str) -> str:
     [
         (["show"], ALL),
         (["verify"], ["threshold"]),
+        (["bench", "serve"], ["threshold"]),
         (["train", "sft"], ALL),
         (["train", "distill"], ALL),
     ],
