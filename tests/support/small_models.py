@@ -69,7 +69,6 @@ class Small:
         text, vision: what sets its configs apart.
         image: what stands for an image in a prompt.
         dtype: in which vLLM runs it on a CPU.
-        tolerance: of log-probabilities; in bfloat16 the noise without pruning sets it.
         engine: options of the engine.
         transposed: whether vLLM reads weights of experts as they are published, transposed, while transformers writes
             them as it computes with them.
@@ -81,7 +80,6 @@ class Small:
     vision: dict[str, Any]
     image: str = "<|vision_start|><|image_pad|><|vision_end|>"
     dtype: str = "float32"
-    tolerance: float = 1e-4
     engine: dict[str, Any] = field(default_factory=dict)
     transposed: bool = False
 
