@@ -187,7 +187,7 @@ def test_windows_and_graphs_and_sharding_exclude_each_other(
 
     from pixelprune.vllm.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Ours
 
-    def build(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
+    def build(self: Any, **_options: Any) -> None:
         torch.nn.Module.__init__(self)
         self.use_data_parallel = True
 
