@@ -19,7 +19,7 @@ import pytest
 
 import pixelprune
 from pixelprune.images.samples import SAMPLES, sample_path
-from tests.images.test_files import BAD_FILES
+from tests.support.bad_files import BAD_FILES
 
 COMMAND = Path(sys.executable).with_name("pixelprune")
 
