@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 import pixelprune
 from pixelprune.images.samples import SAMPLES, sample_path
-from tests.images.test_files import BAD_FILES
+from tests.support.bad_files import BAD_FILES
 
 COMMAND = Path(sys.executable).with_name("pixelprune")
 
@@ -141,7 +142,8 @@ class TestShow:
 
     @pytest.mark.parametrize("columns", [60, 80, 100, 140])
     def test_figures_are_whole_in_any_terminal(self, tmp_path: Path, columns: int) -> None:
-        command = f"stty cols {columns}; {COMMAND} show {sample_path('page')} {sample_path('screen')}"
+        show = shlex.join(map(str, [COMMAND, "show", sample_path("page"), sample_path("screen")]))
+        command = f"stty cols {columns}; {show}"
         done = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=tmp_path, capture_output=True, text=True)
         for text in ("1,961", "965", "0.492", "retain ratio", "2 images"):
             assert text in done.stdout
@@ -221,7 +223,7 @@ class TestShow:
         while len(list((tmp_path / "out").glob("*.png")) if (tmp_path / "out").exists() else []) < 3:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 130
         assert "Traceback" not in err
         assert 2 <= out.count(".png") < 60

@@ -158,7 +158,7 @@ def test_subclasses_of_arrays_are_taken_as_arrays(page: np.ndarray) -> None:
     assert (decode(encode(page.view(Tagged))) == page).all()
 
 
-def test_a_block_of_exactly_half_a_step(page: np.ndarray) -> None:
+def test_a_block_of_exactly_half_a_step() -> None:
     image = np.zeros((64, 128), np.uint8)
     image[:, 64:96] = 1
     assert select(image, PruneConfig(0.5 / 255, "mae"), block=64).kept == 1

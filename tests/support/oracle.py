@@ -28,9 +28,8 @@ def _hiding(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any = None,
+    attention_mask: Any = None,  # noqa: ARG001  the interface has it
     scaling: float | None = None,
-    dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Plain attention over the keys that are kept. Called for one segment of the sequence after the other."""

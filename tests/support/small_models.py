@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import dots, ernie
 from tests.support.checkpoints import KITS, model_and_processor
-from tests.support.tiny_models import _GLM_IDS, _VISION_IDS, ALL
+from tests.support.tiny_models import ALL, GLM_IDS, VISION_IDS
 
 _TEXT = {
     "hidden_size": 128,
@@ -69,7 +69,6 @@ class Small:
         text, vision: what sets its configs apart.
         image: what stands for an image in a prompt.
         dtype: in which vLLM runs it on a CPU.
-        tolerance: of log-probabilities; in bfloat16 the noise without pruning sets it.
         engine: options of the engine.
         transposed: whether vLLM reads weights of experts as they are published, transposed, while transformers writes
             them as it computes with them.
@@ -81,7 +80,6 @@ class Small:
     vision: dict[str, Any]
     image: str = "<|vision_start|><|image_pad|><|vision_end|>"
     dtype: str = "float32"
-    tolerance: float = 1e-4
     engine: dict[str, Any] = field(default_factory=dict)
     transposed: bool = False
 
@@ -207,7 +205,7 @@ def save(family: str, folder: Path) -> None:
     if family == "dots_ocr":
         dots.save({**_TEXT, **small.text}, folder)
         return
-    ids = _GLM_IDS if "glm" in family or "ernie" in family else _VISION_IDS
+    ids = GLM_IDS if "glm" in family or "ernie" in family else VISION_IDS
     options = {"text_config": {**_TEXT, **small.text}, "vision_config": small.vision, **ids}
     tiny = dataclasses.replace(ALL[family], options=lambda: options)
     kit = next(name for name in (family, *_LIKE.get(family, ())) if name in KITS)

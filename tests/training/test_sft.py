@@ -139,7 +139,7 @@ class StopAt(TrainerCallback):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **options: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
 

@@ -22,7 +22,7 @@ def _flash_stand_in(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any = None,
+    attention_mask: Any = None,  # noqa: ARG001  the interface has it
     scaling: float | None = None,
     cu_seq_lens_q: Any = None,
     cu_seq_lens_k: Any = None,

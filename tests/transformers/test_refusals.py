@@ -147,7 +147,7 @@ def test_another_enabled_model_is_not_let_through(this: Case) -> None:
     full, _ = other.prompts(ROWS)
     _, pruned = this.prompts(ROWS)
 
-    def call_the_other(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def call_the_other(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         with pytest.raises(ValueError, match="pixel_values came without image_kept"):
             other.pruned(**other.inputs(full))
         return scores

@@ -31,7 +31,7 @@ def test_command(checkpoint, pictures: Pictures) -> None:
         env=environment(VLLM_ENABLE_V1_MULTIPROCESSING="1"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

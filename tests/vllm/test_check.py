@@ -20,7 +20,7 @@ from pixelprune.vllm.selftest import verdict
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", **variables}
     line = [sys.executable, "-m", "pixelprune", "check", "vllm", *arguments]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def test_all_is_well() -> None:

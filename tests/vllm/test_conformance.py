@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
-from tests.support.engines import OPTIONS, Pictures, Transformers, difference, record, run
+from tests.support.engines import OPTIONS, Pictures, Transformers, difference, limit, record, run
 from tests.support.small_models import SMALL, for_vllm
 
 IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "page"])
@@ -36,7 +36,7 @@ def test_same_tokens_and_logits_as_transformers(
     full = [a for a, spec in zip(alone, requests, strict=True) if "options" not in spec]
     # In bfloat16, experts are chosen by a hair now and then, which tells nothing.
     share = 1.0 if small.dtype == "float32" else 0.9
-    farthest = {"full": 0.0, "pruned": 0.0}
+    farthest, in_batches = {"full": 0.0, "pruned": 0.0}, {"full": 0.0, "pruned": 0.0}
     for spec, one, batched in zip(requests, alone, result["rounds"][-1], strict=True):
         expected = transformers.answer(spec, one["ids"])
         kind = "pruned" if "options" in spec else "full"
@@ -45,9 +45,10 @@ def test_same_tokens_and_logits_as_transformers(
             assert len(one["prompt_ids"]) < max(len(a["prompt_ids"]) for a in full)
         if small.dtype == "float32":
             assert one["ids"] == expected["ids"] == batched["ids"]
-            assert difference(batched, one) < small.tolerance
+            in_batches[kind] = max(in_batches[kind], difference(batched, one))
     record(record_property, small, "pixelprune.transformers", farthest)
     if small.dtype == "float32":
-        assert max(farthest.values()) < small.tolerance
+        assert farthest["pruned"] < limit(farthest["full"])
+        assert in_batches["pruned"] < limit(in_batches["full"])
     else:
         assert farthest["pruned"] < 1.5 * farthest["full"], "pruning adds to the noise that is there without it"

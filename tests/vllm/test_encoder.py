@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.engines import Pictures, run
+from tests.support.engines import Pictures, limit, run
 from tests.support.small_models import SMALL, for_vllm
 
 
@@ -24,14 +24,15 @@ def test_graphs_replay_and_profiles_are_full(
         **{key: value for key, value in pictures.request(SMALL[family].image, names).items() if key != "options"},
     }
     found = run(tmp_path, job, "protocol.py")
-    for guise in ("full", "pruned"):
-        assert found[guise]["eager"] < 1e-4
-        assert found[guise]["none"] == 0
-        if guise == "full" or graphs:
-            assert found[guise]["replayed"] < 1e-4
-        else:
-            assert found[guise]["replayed"] is None
-    assert all(kept < full for kept, full in zip(found["pruned"]["kept"], found["full"]["kept"], strict=True))
+    full, pruned = found["full"], found["pruned"]
+    assert pruned["none"] == full["none"] == 0
+    assert pruned["eager"] < limit(full["eager"])
+    if graphs:
+        assert pruned["replayed"] < limit(full["replayed"])
+    else:
+        assert full["replayed"] is not None
+        assert pruned["replayed"] is None
+    assert all(kept < count for kept, count in zip(pruned["kept"], full["kept"], strict=True))
     # Images to profile with are of one colour: pruned, they would be one block.
     assert min(found["profile"]["dummy"]) > 100
     assert max(found["profile"]["patches"]) > 400

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 import pixelprune
-from tests.support.engines import Pictures, difference, run
+from tests.support.engines import Pictures, difference, limit, run
 from tests.support.small_models import SMALL
 
 IMAGE = SMALL["qwen3_vl"].image
@@ -67,6 +67,10 @@ def all_requests(pictures: Pictures) -> list[dict[str, Any]]:
     ]
 
 
+# Of these requests.
+UNPRUNED = (1, 9)
+
+
 @pytest.fixture(scope="module")
 def alone(checkpoint: Any, pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     requests = all_requests(pictures)
@@ -99,10 +103,13 @@ def test_every_engine_gives_the_same(
         "prompt_logprobs": "prefix" not in name,
     }
     result = run(tmp_path, job, VLLM_ENABLE_V1_MULTIPROCESSING=str(int(how.get("processes", False))))
+    farthest = {"unpruned": 0.0, "pruned": 0.0}
     for indices, answers in zip(job["rounds"], result["rounds"], strict=True):
         for i, answer in zip(indices, answers, strict=True):
             assert answer["ids"] == alone[i]["ids"]
-            assert difference(answer, alone[i]) < 1e-4
+            kind = "unpruned" if i in UNPRUNED else "pruned"
+            farthest[kind] = max(farthest[kind], difference(answer, alone[i]))
+    assert farthest["pruned"] < limit(farthest["unpruned"])
     if "prefix" in name:
         assert max(answer["cached"] for answer in result["rounds"][1]) > 100
 
@@ -139,4 +146,7 @@ def test_without_being_asked_all_is_stock(
     assert stock["probe"][0][0].startswith("vllm.")
     assert ours["probe"][0][0].startswith("pixelprune.")
     assert json.dumps(ours["rounds"]) == json.dumps(stock["rounds"])
-    assert "pixelprune" not in stock["log"].lower()
+    # A path in the log may well hold the word alone.
+    ours_says = f"pixelprune {pixelprune.__version__} is off" in ours["log"]
+    assert ours_says == bool(options)
+    assert f"pixelprune {pixelprune.__version__} is" not in stock["log"]

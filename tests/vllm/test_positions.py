@@ -1,4 +1,4 @@
-"""Language-model positions, to the integer: the columns of kept tokens in what transformers gives the full prompt."""
+"""Language-model positions: exactly those of the full prompt in transformers, and a table long enough for them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.transformers_utils.config import get_config
 
 from pixelprune.plan.keep import IMAGE_KEPT
 from pixelprune.vllm import ARCHITECTURES
+from pixelprune.vllm.positions import furthest_ahead, grow_table, table_rows
+from tests.support.model_config import model_config
 from tests.support.small_models import SMALL, for_vllm
 
 TEXT = 7
@@ -66,3 +70,43 @@ def test_positions_are_those_of_the_full_prompt(family: str, seed: int, checkpoi
     expected, _ = stock.model.get_rope_index(ids, (ids == config.image_token_id).int(), image_grid_thw=grids)
     assert positions.tolist() == expected[:, 0, columns].tolist()
     assert len(tokens) + delta == int(expected.max()) + 1
+
+
+@pytest.mark.parametrize("scaling", [None, 4.0])
+def test_a_grown_table_begins_as_it_was(scaling: float | None) -> None:
+    with set_current_vllm_config(VllmConfig()):
+        rotary = MRotaryEmbedding(
+            32, 32, 64, 1e4, True, torch.float32, mrope_section=[8, 4, 4], positions_factor=1, scaling_factor=scaling
+        )
+    before = rotary.cos_sin_cache.clone()
+    grow_table(rotary, 1000)
+    assert len(before) == 64 * (scaling or 1)
+    assert len(rotary.cos_sin_cache) == 1000
+    assert torch.equal(rotary.cos_sin_cache[: len(before)], before)
+    grow_table(rotary, 500)
+    assert len(rotary.cos_sin_cache) == 1000
+    if scaling is None:
+        angle = 999 * 1e4 ** (-torch.arange(0, 32, 2) / 32)
+        assert torch.allclose(rotary.cos_sin_cache[999], torch.cat([angle.cos(), angle.sin()]), atol=1e-4)
+
+
+def test_how_long_a_table_is() -> None:
+    text = SimpleNamespace(max_position_embeddings=1000, rope_parameters={"rope_type": "default"})
+    yarn = SimpleNamespace(
+        max_position_embeddings=4000,
+        rope_parameters={"rope_type": "yarn", "original_max_position_embeddings": 1000, "factor": 4.0},
+    )
+    plain = {"hf_text_config": text, "max_model_len": 500}
+    assert table_rows(model_config({}, None, **plain), 1, False) == 1000
+    assert table_rows(model_config({}, None, **plain), 4, False) == 4000
+    assert table_rows(model_config({}, None, **plain), 1, True) == 2000
+    assert table_rows(model_config({}, None, hf_text_config=yarn, max_model_len=500), 1, False) == 4000
+
+
+def test_how_far_positions_run_ahead() -> None:
+    assert furthest_ahead([]) == 0
+    assert furthest_ahead([(10, 100)]) == 0
+    # What a full image leaves behind, a flat one after it may use; not the other way round.
+    assert furthest_ahead([(10, 100), (40, 1)]) == 0
+    assert furthest_ahead([(40, 1), (10, 100), (40, 1)]) == 39
+    assert furthest_ahead([(40, 1), (40, 1)]) == 78

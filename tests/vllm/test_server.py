@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
+import pixelprune
 from pixelprune.bench._servers import Server
 from tests.support.engines import Pictures, environment, run
 from tests.support.small_models import SMALL
@@ -36,7 +37,7 @@ def server(checkpoint: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=300, max_retries=0)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=1800, max_retries=0)
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:
@@ -178,7 +179,7 @@ def test_a_user_s_own_names_of_images_hold_their_options(client: openai.OpenAI, 
 
 
 def test_one_line_at_the_start_says_what_is_on(server: Server) -> None:
-    lines = [line for line in server.log.splitlines() if "pixelprune 0" in line.lower()]
+    lines = [line for line in server.log.splitlines() if f"pixelprune {pixelprune.__version__} prunes" in line]
     assert len(lines) == 1
     assert "Qwen3VLForConditionalGeneration" in lines[0]
     assert "threshold=0.0" in lines[0]
