@@ -91,7 +91,7 @@ def test_windows_and_graphs_and_sharding_exclude_each_other(
         compilation_config=SimpleNamespace(cudagraph_mm_encoder=graphs),
     )
     if refused:
-        with pytest.raises(ValueError, match="CUDA graphs of the encoder and --mm-encoder-tp-mode data at once"):
+        with pytest.raises(ValueError, match="CUDA graphs of the encoder and --mm-encoder-tp-mode data together"):
             Ours(vllm_config=config)
     else:
         Ours(vllm_config=config)
