@@ -20,7 +20,7 @@ from tests.support.tiny_models import ALL, build
 
 
 @pytest.fixture
-def this() -> Case:
+def model_case() -> Case:
     return case("qwen3_vl")
 
 
