@@ -1,4 +1,4 @@
-"""A family with its tiny model, stock and enabled, and what the stock model says to be right."""
+"""A family with its tiny model, stock and enabled, and what the stock model must say."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Case:
         return prompts(self.tiny, rows, keep, order=self.family.patch_order, side=side, seed=seed)
 
     @torch.no_grad()
-    def right(self, full: Prompt, pruned: Prompt) -> Tensor:
+    def expected(self, full: Prompt, pruned: Prompt) -> Tensor:
         """Logits (tokens that are kept, vocabulary) by the oracle."""
         where = (self.family.tower, self.family.patch_order, self.tiny)
         if self.tiny.plain and "pixel_values_videos" not in full.inputs:
@@ -56,13 +56,13 @@ class Case:
         return oracle.short_logits(self.stock, *where, full, pruned)
 
     @torch.no_grad()
-    def right_inputs(self, full: Prompt, pruned: Prompt) -> dict[str, Any]:
+    def expected_inputs(self, full: Prompt, pruned: Prompt) -> dict[str, Any]:
         """Arguments of the stock model, for what is compared through its own generate()."""
         where = (self.family.tower, self.family.patch_order, self.tiny)
         return oracle.short_inputs(self.stock, *where, full, pruned)
 
     @torch.no_grad()
-    def got(self, pruned: Prompt, **changes: Any) -> Tensor:
+    def actual(self, pruned: Prompt, **changes: Any) -> Tensor:
         """Logits (tokens that are kept, vocabulary) of the enabled model."""
         mask = pruned.inputs["attention_mask"].bool()
         return self.pruned(**{**self.inputs(pruned), **changes}, use_cache=False).logits[mask]
@@ -71,7 +71,7 @@ class Case:
         return known(self.stock, prompt.inputs)
 
     @torch.no_grad()
-    def plain(self, full: Prompt) -> Tensor:
+    def unpruned(self, full: Prompt) -> Tensor:
         """Logits of the stock model with nothing dropped, at the tokens that pruning would keep."""
         return self.stock(**self.inputs(full), use_cache=False).logits[full.selected]
 

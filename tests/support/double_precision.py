@@ -46,7 +46,7 @@ def main() -> None:
         for name in (name for name in ALL if not absent(name)):
             case = Case(name, experts_implementation="eager")
             full, pruned = case.prompts(ROWS, side="right")
-            errors[name] = difference(case.got(pruned), case.right(full, pruned))
+            errors[name] = difference(case.actual(pruned), case.expected(full, pruned))
         sys.stdout.write(json.dumps(errors) + "\n")
 
 

@@ -63,11 +63,11 @@ def test_loss_and_gradients(
     trainer = distilled(pair, rows, tmp_path, alpha=alpha, temperature=temperature, teacher=teacher_of_ours)
     batch = first_batch(trainer)
     assert answer_count(batch) > chunk or chunk == 256
-    right = plain_loss(student, teacher, batch, alpha, temperature)
-    right.backward()
-    got = trainer.compute_loss(trainer.model.train(), dict(batch))
-    got.backward()
-    assert got.item() == pytest.approx(right.item(), rel=1e-9)
+    expected_loss = plain_loss(student, teacher, batch, alpha, temperature)
+    expected_loss.backward()
+    loss = trainer.compute_loss(trainer.model.train(), dict(batch))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-9)
     expected = gradients(student)
     assert len(expected) > 50
     for name, gradient in gradients(trainer.model).items():
@@ -111,10 +111,10 @@ def test_base_model_under_an_adapter_is_the_teacher(checkpoint: str, rows: Any, 
     assert trainer.teacher is None
     batch = first_batch(trainer)
     model = trainer.model.eval()
-    got = trainer.compute_loss(model, dict(batch)).item()
-    right = plain_loss(model, disable(other).eval(), batch, 0.0, 1.0).item()
-    assert got == pytest.approx(right, rel=1e-9)
-    assert got > 1e-4
+    actual = trainer.compute_loss(model, dict(batch)).item()
+    expected = plain_loss(model, disable(other).eval(), batch, 0.0, 1.0).item()
+    assert actual == pytest.approx(expected, rel=1e-9)
+    assert actual > 1e-4
     assert model.training is False
     assert all(p.requires_grad == ("lora" in name) for name, p in model.named_parameters())
 

@@ -43,10 +43,10 @@ def test_family(name: str, pages: Path, tmp_path: Path) -> None:
     batch = first_batch(trainer)
     assert sum(one.kept for one in kept(batch)) < sum(one.total for one in kept(batch))
     model = trainer.model.eval()
-    right = plain_distillation_loss(student.eval(), teacher, batch, 0.5, 1.0)
-    got = trainer.compute_loss(model, dict(batch))
-    assert got.item() == pytest.approx(right.item(), rel=1e-9)
-    got.backward()
+    expected = plain_distillation_loss(student.eval(), teacher, batch, 0.5, 1.0)
+    actual = trainer.compute_loss(model, dict(batch))
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-9)
+    actual.backward()
     assert any(bool(gradient.any()) for gradient in gradients(model).values())
     trainer._distils = False
     with torch.no_grad():

@@ -32,7 +32,7 @@ def test_batches_are_those_of_the_processor() -> None:
     batch = collate(samples, Random(0), model.model.visual.num_grid_per_side)
     rng = Random(0)
     orders = [rng.sample(range(len(item.turns)), len(item.turns)) for item in samples]
-    right = make_processor().apply_chat_template(
+    expected = make_processor().apply_chat_template(
         [conversation(item, order) for item, order in zip(samples, orders, strict=True)],
         tokenize=True,
         return_dict=True,
@@ -41,13 +41,13 @@ def test_batches_are_those_of_the_processor() -> None:
         processor_kwargs={"padding": True, "padding_side": "left"},
     )
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        assert torch.equal(right[name], batch.inputs[name]), name
-    assert torch.equal(right.pop("assistant_masks").bool(), batch.targets != IGNORED)
-    mask = right["attention_mask"].bool()
+        assert torch.equal(expected[name], batch.inputs[name]), name
+    assert torch.equal(expected.pop("assistant_masks").bool(), batch.targets != IGNORED)
+    mask = expected["attention_mask"].bool()
     with torch.no_grad():
-        expected = model(**right).logits[mask]
+        logits = model(**expected).logits[mask]
         model.model.visual.patch_embed = OneFrame(model.model.visual.patch_embed)
-        torch.testing.assert_close(model(**batch.inputs).logits[mask], expected, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(model(**batch.inputs).logits[mask], logits, atol=1e-9, rtol=1e-9)
 
 
 def test_answers_to_finding_lie_on_the_button() -> None:

@@ -54,10 +54,10 @@ def test_random_tokens_of_the_same_number_are_not_enough(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_inputs_are_those_of_the_processor(task: Any) -> None:
     samples = held_out(task, 6)
-    got = inputs_for(trained()[1], samples, pixelprune.select)
-    right = chat_inputs(trained()[1], samples)
-    assert got.keys() == right.keys()
-    assert all(torch.equal(got[name], right[name]) for name in right)
+    actual = inputs_for(trained()[1], samples, pixelprune.select)
+    expected = chat_inputs(trained()[1], samples)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_language_model_positions_that_are_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

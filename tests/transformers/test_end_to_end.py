@@ -59,26 +59,26 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
     def run(of: Any) -> Any:
         return of(text=text, images=batches, padding=True, return_tensors="pt")
 
-    got, wanted = run(processor), run(stock_processor)
-    assert all(0 < image.retain_ratio < 1 for image in kept(got)[:2])
+    inputs, stock_inputs = run(processor), run(stock_processor)
+    assert all(0 < image.retain_ratio < 1 for image in kept(inputs)[:2])
     family, tiny = families.get(name), ALL[name]
     merge = processor.image_processor.merge_size
     image_token = processor.tokenizer.convert_tokens_to_ids(token)
-    full = stock_prompt(wanted, image_token, got["image_kept"], merge)
+    full = stock_prompt(stock_inputs, image_token, inputs["image_kept"], merge)
     with torch.no_grad():
-        mask = got["attention_mask"].bool()
-        logits = model(**got, use_cache=False).logits[mask]
+        mask = inputs["attention_mask"].bool()
+        logits = model(**inputs, use_cache=False).logits[mask]
         where = (family.tower, family.patch_order, dataclasses.replace(tiny, merge=merge))
         if tiny.plain:
-            right = oracle.masked_logits(stock, *where, full)
+            expected = oracle.masked_logits(stock, *where, full)
         else:
-            right = oracle.short_logits(stock, *where, full, Prompt(dict(got), full.keep))
+            expected = oracle.short_logits(stock, *where, full, Prompt(dict(inputs), full.keep))
         rounding = limit(
             stock,
             nudged(stock),
             lambda model: model(**known(stock, full.inputs), use_cache=False).logits[full.selected],
         )
-    assert difference(logits, right) < rounding
+    assert difference(logits, expected) < rounding
 
 
 def test_as_the_readme_says(tmp_path: Path, pictures: list) -> None:

@@ -52,16 +52,16 @@ AttentionInterface.register("flash_attention_stand_in", _flash_stand_in)
 
 @pytest.mark.parametrize("rows", [ROWS, MIXED])
 def test_encoder_inputs_for_flash_attention(family_name: str, rows: list) -> None:
-    this = case(family_name)
-    full, pruned = this.prompts(rows)
-    model = copy.deepcopy(this.pruned)
-    tower = getattr(model.base_model, this.family.tower)
+    model_case = case(family_name)
+    full, pruned = model_case.prompts(rows)
+    model = copy.deepcopy(model_case.pruned)
+    tower = getattr(model.base_model, model_case.family.tower)
     for config in {id(part.config): part.config for part in tower.modules() if hasattr(part, "config")}.values():
         config._attn_implementation = "flash_attention_stand_in"
     _calls.clear()
     with torch.no_grad():
-        got = model(**this.inputs(pruned), use_cache=False).logits[pruned.inputs["attention_mask"].bool()]
+        actual = model(**model_case.inputs(pruned), use_cache=False).logits[pruned.inputs["attention_mask"].bool()]
     assert _calls
     assert all(sum(lengths) == 4 * sum(int(mask.sum()) for mask in pruned.keep) for lengths in _calls)
-    right = this.right(full, pruned)
-    assert difference(got, right) < this.limit(full)
+    expected = model_case.expected(full, pruned)
+    assert difference(actual, expected) < model_case.limit(full)

@@ -92,54 +92,54 @@ def image_of(patches: torch.Tensor, grid: list[int], processor: Any) -> np.ndarr
 
 @pytest.mark.parametrize("threshold", [0.0, 0.03])
 def test_kept_patches_are_stock_bit_for_bit(stock: Any, pictures: list, threshold: float) -> None:
-    wanted = call(stock, pictures)
+    expected = call(stock, pictures)
     raw = call(stock, pictures, do_rescale=False, do_normalize=False)
-    got = call(enable(processor=copy.deepcopy(stock), threshold=threshold), pictures)
-    assert torch.equal(got["image_grid_thw"], wanted["image_grid_thw"])
-    assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
-    assert got["pixel_values"].dtype == wanted["pixel_values"].dtype
+    actual = call(enable(processor=copy.deepcopy(stock), threshold=threshold), pictures)
+    assert torch.equal(actual["image_grid_thw"], expected["image_grid_thw"])
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
+    assert actual["pixel_values"].dtype == expected["pixel_values"].dtype
     # What is kept is what select() keeps of the image that the model's own resize made.
     block, start, begin = stock.image_processor.patch_size * stock.image_processor.merge_size, 0, 0
-    for grid in wanted["image_grid_thw"].tolist():
+    for grid in expected["image_grid_thw"].tolist():
         count, patches = grid[1] * grid[2], raw["pixel_values"]
         image = image_of(patches[begin : begin + count].to(torch.uint8), grid, stock)
         selection = select(image, PruneConfig(threshold), block=block)
-        part = got["image_kept"][start : start + selection.total]
+        part = actual["image_kept"][start : start + selection.total]
         assert np.array_equal(part.numpy(), selection.keep.ravel())
         assert 0 < selection.kept < selection.total
         start, begin = start + selection.total, begin + count
 
 
 def test_prompts_are_shortened_and_nothing_else(stock: Any, pictures: list) -> None:
-    wanted = call(stock, pictures)
-    got = call(enable(processor=copy.deepcopy(stock)), pictures)
-    assert set(got) == {*wanted, "image_kept"}
+    expected = call(stock, pictures)
+    actual = call(enable(processor=copy.deepcopy(stock)), pictures)
+    assert set(actual) == {*expected, "image_kept"}
     token = stock.tokenizer.convert_tokens_to_ids(stock.image_token)
-    for row, image in enumerate([*kept(got), None]):
-        before = wanted["input_ids"][row][wanted["attention_mask"][row].bool()]
-        after = got["input_ids"][row][got["attention_mask"][row].bool()]
+    for row, image in enumerate([*kept(actual), None]):
+        before = expected["input_ids"][row][expected["attention_mask"][row].bool()]
+        after = actual["input_ids"][row][actual["attention_mask"][row].bool()]
         assert before[before != token].tolist() == after[after != token].tolist()
         assert int((before == token).sum()) == (image.total if image else 0)
         assert int((after == token).sum()) == (image.kept if image else 0)
         for name in ("mm_token_type_ids", "moe_mm_token_type_ids"):
-            if name in got:
-                types = got[name][row][got["attention_mask"][row].bool()]
+            if name in actual:
+                types = actual[name][row][actual["attention_mask"][row].bool()]
                 assert types[after == token].tolist() == [1] * int((after == token).sum())
 
 
 def test_nothing_to_drop_gives_the_stock_tensors(stock: Any) -> None:
     photo = Image.fromarray(photograph(448))
-    wanted, got = call(stock, [photo]), call(enable(processor=copy.deepcopy(stock)), [photo])
-    assert bool(got["image_kept"].all())
-    for name in wanted:
-        assert torch.equal(wanted[name], got[name]), name
+    expected, actual = call(stock, [photo]), call(enable(processor=copy.deepcopy(stock)), [photo])
+    assert bool(actual["image_kept"].all())
+    for name in expected:
+        assert torch.equal(expected[name], actual[name]), name
 
 
 def test_switched_off_for_one_call(stock: Any, pictures: list) -> None:
-    wanted = call(stock, pictures)
-    got = call(enable(processor=copy.deepcopy(stock)), pictures, pixelprune=False)
-    assert bool(got["image_kept"].all())
-    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    expected = call(stock, pictures)
+    actual = call(enable(processor=copy.deepcopy(stock)), pictures, pixelprune=False)
+    assert bool(actual["image_kept"].all())
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "paddleocr_vl", "glm46v", "video_llama_3", "ernie4_5_vl_moe"])
@@ -148,9 +148,9 @@ def test_pillow_backend(name: str, pictures: list) -> None:
     stock.image_processor = class_of(KITS[name].images + "Pil")()
     stock.family = families.get(name)
     assert stock.image_processor.backend == "pil"
-    wanted, got = call(stock, pictures), call(enable(processor=copy.deepcopy(stock)), pictures)
-    assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
-    assert not bool(got["image_kept"].all())
+    expected, actual = call(stock, pictures), call(enable(processor=copy.deepcopy(stock)), pictures)
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
+    assert not bool(actual["image_kept"].all())
 
 
 @pytest.fixture
@@ -207,8 +207,8 @@ def test_budget(qwen: Any, pictures: list, caplog: pytest.LogCaptureFixture) -> 
     most = call(qwen, pictures)
     budget = kept(most)[0].kept - 10
     with caplog.at_level(logging.WARNING, "pixelprune"):
-        got = kept(call(qwen, pictures, pixelprune={"max_tokens": budget}))
-    assert got[0].kept <= budget
+        actual = kept(call(qwen, pictures, pixelprune={"max_tokens": budget}))
+    assert actual[0].kept <= budget
     assert not caplog.records
     photo = Image.fromarray(photograph(448))
     with caplog.at_level(logging.WARNING, "pixelprune"):
@@ -241,8 +241,8 @@ def test_images_of_all_kinds(qwen: Any, pictures: list, kind: str, tmp_path: Pat
     stock = disable(processor=copy.deepcopy(qwen))
     stock.family = families.get("qwen3_vl")
     given = images[kind]
-    wanted, got = call(stock, [given, pictures[1]]), call(qwen, [given, pictures[1]])
-    assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
+    expected, actual = call(stock, [given, pictures[1]]), call(qwen, [given, pictures[1]])
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (33, 47), (2000, 40)])
@@ -250,8 +250,8 @@ def test_odd_sizes(qwen: Any, size: tuple[int, int]) -> None:
     stock = disable(processor=copy.deepcopy(qwen))
     stock.family = families.get("qwen3_vl")
     image = Image.fromarray(photograph(2048)).crop((0, 0, *size))
-    wanted, got = call(stock, [image]), call(qwen, [image])
-    assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)])
+    expected, actual = call(stock, [image]), call(qwen, [image])
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
 
 
 def test_floats_are_refused(qwen: Any, pictures: list) -> None:
@@ -278,8 +278,8 @@ def test_own_statistics_and_raw_pixels(qwen: Any, pictures: list) -> None:
         {"rescale_factor": 1 / 127.5},
         {"size": {"shortest_edge": 3136, "longest_edge": 200704}},
     ):
-        wanted, got = call(stock, pictures, **options), call(qwen, pictures, **options)
-        assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)]), options
+        expected, actual = call(stock, pictures, **options), call(qwen, pictures, **options)
+        assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)]), options
 
 
 def test_return_types(qwen: Any, pictures: list) -> None:
@@ -288,8 +288,8 @@ def test_return_types(qwen: Any, pictures: list) -> None:
     assert isinstance(arrays["image_kept"], np.ndarray)
     assert np.array_equal(arrays["pixel_values"], tensors["pixel_values"].numpy())
     assert kept(arrays) == kept(tensors)
-    plain = qwen(text=[f"read {qwen.image_token}"], images=pictures[:1])
-    assert len(plain["pixel_values"]) == 4 * int(plain["image_kept"].sum())
+    unpadded = qwen(text=[f"read {qwen.image_token}"], images=pictures[:1])
+    assert len(unpadded["pixel_values"]) == 4 * int(unpadded["image_kept"].sum())
     on_device = call(qwen, pictures, device="cpu")
     assert torch.equal(on_device["pixel_values"], tensors["pixel_values"])
 
@@ -308,21 +308,21 @@ def test_videos_pass_unpruned(qwen: Any, pictures: list) -> None:
     def run(processor: Any) -> Any:
         return processor(text=text, videos=[frames], images=pictures[:1], return_tensors="pt", do_sample_frames=False)
 
-    wanted, got = run(stock), run(qwen)
-    assert torch.equal(got["pixel_values_videos"], wanted["pixel_values_videos"])
-    assert torch.equal(got["video_grid_thw"], wanted["video_grid_thw"])
-    count = int((wanted["input_ids"] == qwen.video_token_id).sum())
-    assert int((got["input_ids"] == qwen.video_token_id).sum()) == count > 0
-    assert int((got["input_ids"] == qwen.image_token_id).sum()) == int(got["image_kept"].sum())
+    expected, actual = run(stock), run(qwen)
+    assert torch.equal(actual["pixel_values_videos"], expected["pixel_values_videos"])
+    assert torch.equal(actual["video_grid_thw"], expected["video_grid_thw"])
+    count = int((expected["input_ids"] == qwen.video_token_id).sum())
+    assert int((actual["input_ids"] == qwen.video_token_id).sum()) == count > 0
+    assert int((actual["input_ids"] == qwen.image_token_id).sum()) == int(actual["image_kept"].sum())
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 def test_copies(stock: Any, pictures: list, way: str) -> None:
     processor = enable(processor=copy.deepcopy(stock), threshold=0.02)
-    wanted = call(processor, pictures)
+    expected = call(processor, pictures)
     copied = copy.deepcopy(processor) if way == "deepcopy" else pickle.loads(pickle.dumps(processor))
-    got = call(copied, pictures)
-    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    actual = call(copied, pictures)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_saved_as_stock(stock: Any, tmp_path: Path) -> None:
@@ -363,5 +363,5 @@ def test_real_images(qwen: Any) -> None:
     for file in files[::12]:
         image = [Image.open(file)]
         image[0].draft("RGB", (1200, 1200))
-        wanted, got = call(stock, image), call(qwen, image, pixelprune={"threshold": 0.02})
-        assert torch.equal(got["pixel_values"], wanted["pixel_values"][kept_rows(stock, got)]), file.name
+        expected, actual = call(stock, image), call(qwen, image, pixelprune={"threshold": 0.02})
+        assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)]), file.name

@@ -1,4 +1,4 @@
-"""Wrong use is refused with a sentence that says what to do."""
+"""Wrong use of switch.py, families.py and modeling.py is refused with a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -20,84 +20,88 @@ from tests.support.tiny_models import ALL, build
 
 
 @pytest.fixture
-def this() -> Case:
+def model_case() -> Case:
     return case("qwen3_vl")
 
 
-def wrong(this: Case, **changes: Any) -> dict[str, Any]:
+def wrong(model_case: Case, **changes: Any) -> dict[str, Any]:
     """Good inputs of a pruned prompt, some of them replaced; None leaves one out."""
-    _, pruned = this.prompts(ROWS)
-    inputs = {**this.inputs(pruned), **changes}
+    _, pruned = model_case.prompts(ROWS)
+    inputs = {**model_case.inputs(pruned), **changes}
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-def refused(this: Case, text: str, **changes: Any) -> None:
-    for run in (this.pruned, this.pruned.generate):
+def refused(model_case: Case, text: str, **changes: Any) -> None:
+    for run in (model_case.pruned, model_case.pruned.generate):
         with pytest.raises(ValueError, match=text):
-            run(**wrong(this, **changes))
+            run(**wrong(model_case, **changes))
 
 
-def test_inputs_of_a_stock_processor(this: Case) -> None:
-    refused(this, "pixel_values came without image_kept, so they are not from a processor that prunes", image_kept=None)
+def test_inputs_of_a_stock_processor(model_case: Case) -> None:
+    refused(
+        model_case,
+        "pixel_values came without image_kept, so they are not from a processor that prunes",
+        image_kept=None,
+    )
 
 
-def test_inputs_of_a_stock_processor_for_the_model_without_its_head(this: Case) -> None:
+def test_inputs_of_a_stock_processor_for_the_model_without_its_head(model_case: Case) -> None:
     with pytest.raises(ValueError, match="pixel_values came without image_kept"):
-        this.pruned.base_model(**wrong(this, image_kept=None))
+        model_case.pruned.base_model(**wrong(model_case, image_kept=None))
 
 
-def test_pruned_inputs_for_a_stock_model(this: Case) -> None:
+def test_pruned_inputs_for_a_stock_model(model_case: Case) -> None:
     with pytest.raises(ValueError, match="image_kept"):
-        this.stock.generate(**wrong(this), max_new_tokens=1)
+        model_case.stock.generate(**wrong(model_case), max_new_tokens=1)
 
 
-def test_mask_of_another_length(this: Case) -> None:
-    kept_mask = wrong(this)["image_kept"]
+def test_mask_of_another_length(model_case: Case) -> None:
+    kept_mask = wrong(model_case)["image_kept"]
     text = r"image_kept must be a bool tensor of shape \(40,\), one entry per block of .*, got torch.bool"
-    refused(this, text + r" \(39,\)", image_kept=kept_mask[:-1])
-    refused(this, r"shape \(40,\).*got torch.int64", image_kept=kept_mask.long())
-    refused(this, r"shape \(40,\).*got list", image_kept=kept_mask.tolist())
+    refused(model_case, text + r" \(39,\)", image_kept=kept_mask[:-1])
+    refused(model_case, r"shape \(40,\).*got torch.int64", image_kept=kept_mask.long())
+    refused(model_case, r"shape \(40,\).*got list", image_kept=kept_mask.tolist())
 
 
-def test_image_without_a_block(this: Case) -> None:
-    kept_mask = wrong(this)["image_kept"].clone()
+def test_image_without_a_block(model_case: Case) -> None:
+    kept_mask = wrong(model_case)["image_kept"].clone()
     kept_mask[24:32] = False
-    refused(this, "keep at least one block of each image, got none of image 1", image_kept=kept_mask)
+    refused(model_case, "keep at least one block of each image, got none of image 1", image_kept=kept_mask)
 
 
-def test_pixels_of_another_call(this: Case) -> None:
-    pixels = wrong(this)["pixel_values"]
+def test_pixels_of_another_call(model_case: Case) -> None:
+    pixels = wrong(model_case)["pixel_values"]
     count = len(pixels)
     text = (
         f"pixel_values must hold the {count} patches of the {count // 4} blocks that image_kept keeps, got {count - 4}"
     )
-    refused(this, text, pixel_values=pixels[4:])
+    refused(model_case, text, pixel_values=pixels[4:])
 
 
-def test_placeholders_that_disagree(this: Case) -> None:
-    inputs = wrong(this)
-    full, _ = this.prompts(ROWS)
+def test_placeholders_that_disagree(model_case: Case) -> None:
+    inputs = wrong(model_case)
+    full, _ = model_case.prompts(ROWS)
     changes = {name: full.inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    refused(this, r"input_ids hold 40 image placeholders \(id 100\), but image_kept keeps \d+ blocks", **changes)
+    refused(model_case, r"input_ids hold 40 image placeholders \(id 100\), but image_kept keeps \d+ blocks", **changes)
     cut = {name: inputs[name][:, :9] for name in changes}
-    refused(this, "truncate none of it", **cut)
+    refused(model_case, "truncate none of it", **cut)
 
 
-def test_rows_out_of_order(this: Case) -> None:
-    inputs = wrong(this)
+def test_rows_out_of_order(model_case: Case) -> None:
+    inputs = wrong(model_case)
     flipped = {name: inputs[name].flip(0) for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    refused(this, "does not fit input_ids row by row", **flipped)
+    refused(model_case, "does not fit input_ids row by row", **flipped)
 
 
 @pytest.mark.parametrize("name", ["pixel_values", "image_grid_thw", "input_ids"])
-def test_left_out(this: Case, name: str) -> None:
+def test_left_out(model_case: Case, name: str) -> None:
     with pytest.raises(ValueError, match=f"image_kept came without {name}"):
-        this.pruned(**wrong(this, **{name: None}))
+        model_case.pruned(**wrong(model_case, **{name: None}))
 
 
-def test_embeddings_instead_of_ids(this: Case) -> None:
-    embeddings = this.stock.get_input_embeddings()(wrong(this)["input_ids"])
-    refused(this, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
+def test_embeddings_instead_of_ids(model_case: Case) -> None:
+    embeddings = model_case.stock.get_input_embeddings()(wrong(model_case)["input_ids"])
+    refused(model_case, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
 
 
 def test_model_that_reads_merge_sizes() -> None:
@@ -108,51 +112,51 @@ def test_model_that_reads_merge_sizes() -> None:
         video.pruned(**wrong(video, image_merge_sizes=None))
 
 
-def test_mask_over_what_is_new_alone(this: Case) -> None:
-    _, first = this.prompts([[5, 6, (4, 8), 7, 8]])
+def test_mask_over_what_is_new_alone(model_case: Case) -> None:
+    _, first = model_case.prompts([[5, 6, (4, 8), 7, 8]])
     with torch.no_grad():
-        cache = this.pruned(**this.inputs(first), use_cache=True).past_key_values
-    _, new = this.prompts([[11, (4, 8), 12]], seed=4)
+        cache = model_case.pruned(**model_case.inputs(first), use_cache=True).past_key_values
+    _, new = model_case.prompts([[11, (4, 8), 12]], seed=4)
     with pytest.raises(
         ValueError, match=r"attention_mask must have shape \(1, \d+\), one entry for each token of past"
     ):
-        this.pruned(**this.inputs(new), past_key_values=cache)
+        model_case.pruned(**model_case.inputs(new), past_key_values=cache)
 
 
-def test_mask_of_another_kind(this: Case) -> None:
-    mask = wrong(this)["attention_mask"]
+def test_mask_of_another_kind(model_case: Case) -> None:
+    mask = wrong(model_case)["attention_mask"]
     with pytest.raises(ValueError, match=r"attention_mask must have shape .* got \(2, 1, 1, \d+\)"):
-        this.pruned(**wrong(this, attention_mask=mask[:, None, None]))
+        model_case.pruned(**wrong(model_case, attention_mask=mask[:, None, None]))
 
 
-def test_features_beside_pixels(this: Case) -> None:
-    refused(this, "pixel_values came with mm_encoder_outputs", mm_encoder_outputs={"image": object()})
+def test_features_beside_pixels(model_case: Case) -> None:
+    refused(model_case, "pixel_values came with mm_encoder_outputs", mm_encoder_outputs={"image": object()})
 
 
-def test_video_that_is_in_the_cache(this: Case) -> None:
-    _, pruned = this.prompts([[5, (8, 12), 6, (2, 4, 8), 7]])
-    inputs = this.inputs(pruned)
-    turn = this.pruned.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+def test_video_that_is_in_the_cache(model_case: Case) -> None:
+    _, pruned = model_case.prompts([[5, (8, 12), 6, (2, 4, 8), 7]])
+    inputs = model_case.inputs(pruned)
+    turn = model_case.pruned.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
     more = torch.cat([turn.sequences, torch.tensor([[11, 12]])], 1)
     types = torch.zeros_like(more)
     types[:, : inputs["input_ids"].shape[1]] = inputs["mm_token_type_ids"]
     again = {**inputs, "input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": types}
     with pytest.raises(ValueError, match="pixel_values_videos came again for videos that past_key_values hold"):
-        this.pruned.generate(**again, past_key_values=turn.past_key_values, max_new_tokens=1)
+        model_case.pruned.generate(**again, past_key_values=turn.past_key_values, max_new_tokens=1)
 
 
-def test_another_enabled_model_is_not_let_through(this: Case) -> None:
+def test_another_enabled_model_is_not_let_through(model_case: Case) -> None:
     """While one model generates, stock pixels are refused by every other."""
     other = case("qwen2_vl")
     full, _ = other.prompts(ROWS)
-    _, pruned = this.prompts(ROWS)
+    _, pruned = model_case.prompts(ROWS)
 
     def call_the_other(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         with pytest.raises(ValueError, match="pixel_values came without image_kept"):
             other.pruned(**other.inputs(full))
         return scores
 
-    this.pruned.generate(**this.inputs(pruned), max_new_tokens=1, logits_processor=[call_the_other])
+    model_case.pruned.generate(**model_case.inputs(pruned), max_new_tokens=1, logits_processor=[call_the_other])
 
 
 def test_prompt_learning() -> None:
@@ -165,9 +169,9 @@ def test_prompt_learning() -> None:
         enable(peft.get_peft_model(model, config))
 
 
-def test_forward_over_a_hook(this: Case) -> None:
+def test_forward_over_a_hook(model_case: Case) -> None:
     accelerate = pytest.importorskip("accelerate", reason="hooks are those of accelerate")
-    model = copy.deepcopy(this.stock)
+    model = copy.deepcopy(model_case.stock)
     accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
     hooked = model.forward
     model.forward = lambda *args, **kwargs: hooked(*args, **kwargs)
@@ -175,8 +179,8 @@ def test_forward_over_a_hook(this: Case) -> None:
         enable(model)
 
 
-def test_class_made_of_the_pruned_one(this: Case) -> None:
-    model = copy.deepcopy(this.pruned)
+def test_class_made_of_the_pruned_one(model_case: Case) -> None:
+    model = copy.deepcopy(model_case.pruned)
     model.__class__ = type("Sharded" + type(model).__name__, (type(model),), {})
     for change in (enable, disable):
         with pytest.raises(ValueError, match="got another class after it was enabled"):
@@ -196,19 +200,19 @@ def test_geometry_that_was_changed_after_enabling() -> None:
             changed.image_processor(picture)
 
 
-def test_moving_images(this: Case) -> None:
-    grids = wrong(this)["image_grid_thw"].clone()
+def test_moving_images(model_case: Case) -> None:
+    grids = wrong(model_case)["image_grid_thw"].clone()
     grids[0] = torch.tensor([2, 4, 12])
-    refused(this, r"one frame per image, got \[2, 1, 1\]; pass moving images as videos", image_grid_thw=grids)
+    refused(model_case, r"one frame per image, got \[2, 1, 1\]; pass moving images as videos", image_grid_thw=grids)
 
 
-def test_cache_that_ends_within_an_image(this: Case) -> None:
-    _, pruned = this.prompts(ROWS[:1])
-    inputs = this.inputs(pruned)
-    cache = this.pruned.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+def test_cache_that_ends_within_an_image(model_case: Case) -> None:
+    _, pruned = model_case.prompts(ROWS[:1])
+    inputs = model_case.inputs(pruned)
+    cache = model_case.pruned.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
     cache.crop(-6)
     with pytest.raises(ValueError, match="past_key_values end within an image"):
-        this.pruned.generate(**inputs, past_key_values=cache, max_new_tokens=1)
+        model_case.pruned.generate(**inputs, past_key_values=cache, max_new_tokens=1)
 
 
 def test_unknown_family() -> None:
@@ -313,14 +317,14 @@ def test_image_processor_that_cannot_be_pruned() -> None:
         enable(processor=processor)
 
 
-def test_model_with_a_forward_of_its_own(this: Case) -> None:
-    model = copy.deepcopy(this.stock)
+def test_model_with_a_forward_of_its_own(model_case: Case) -> None:
+    model = copy.deepcopy(model_case.stock)
     model.forward = model.forward
     with pytest.raises(ValueError, match="model has its own forward, which hides that of its class"):
         enable(model)
 
 
-def test_encoder_input_that_is_not_known(this: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_input_that_is_not_known(model_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from pixelprune.transformers import encoding
 
     stock = encoding.precompute_export_inputs
@@ -331,7 +335,7 @@ def test_encoder_input_that_is_not_known(this: Case, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(encoding, "precompute_export_inputs", newer)
     with pytest.raises(RuntimeError, match="asks for new_index, which this version of pixelprune cannot prune"):
-        this.pruned(**wrong(this))
+        model_case.pruned(**wrong(model_case))
 
 
 def test_kept_of_stock_inputs() -> None:

@@ -23,21 +23,21 @@ def fresh(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def check(this: Case, model: Any, inner: Any) -> None:
-    """`model` wraps `inner`, which has the weights of `this.stock`: forward and generate are pruned and right."""
-    full, pruned = this.prompts(ROWS)
+def check(model_case: Case, model: Any, inner: Any) -> None:
+    """`model` wraps `inner`, which has the weights of the stock model: forward and generate prune, correctly."""
+    full, pruned = model_case.prompts(ROWS)
     mask = pruned.inputs["attention_mask"].bool()
     with torch.no_grad():
-        got = model(**this.inputs(pruned), use_cache=False).logits[mask]
-    assert difference(got, this.right(full, pruned)) < this.limit(full)
+        actual = model(**model_case.inputs(pruned), use_cache=False).logits[mask]
+    assert difference(actual, model_case.expected(full, pruned)) < model_case.limit(full)
     options = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": list(range(100, 110))}
-    right = this.stock.generate(**this.right_inputs(full, pruned), **options)
-    assert torch.equal(model.generate(**this.inputs(pruned), **options), right)
+    expected = model_case.stock.generate(**model_case.expected_inputs(full, pruned), **options)
+    assert torch.equal(model.generate(**model_case.inputs(pruned), **options), expected)
     disable(model)
-    assert type(inner) is type(this.stock)
+    assert type(inner) is type(model_case.stock)
     with torch.no_grad():
-        stock = model(**this.inputs(full), use_cache=False).logits[full.selected]
-    assert difference(stock, this.plain(full)) < this.limit(full)
+        stock = model(**model_case.inputs(full), use_cache=False).logits[full.selected]
+    assert difference(stock, model_case.unpruned(full)) < model_case.limit(full)
 
 
 @pytest.mark.parametrize("first", ["enable", "adapter"])

@@ -1,4 +1,4 @@
-"""An enabled model is still what it was: saved, copied, trained, compiled and wrapped as ever."""
+"""An enabled model is still what it was: it can be saved, copied, trained, compiled and wrapped, and disabled."""
 
 from __future__ import annotations
 
@@ -21,64 +21,66 @@ from tests.support.prompts import ROWS, Prompt
 from tests.support.rounding import difference, limit
 
 
-def logits(model: Any, this: Case, prompt: Prompt) -> torch.Tensor:
+def logits(model: Any, model_case: Case, prompt: Prompt) -> torch.Tensor:
     with torch.no_grad():
-        return model(**this.inputs(prompt), use_cache=False).logits
+        return model(**model_case.inputs(prompt), use_cache=False).logits
 
 
 def test_class_and_signature(family_name: str) -> None:
-    this = case(family_name)
-    stock, pruned = type(this.stock), type(this.pruned)
+    model_case = case(family_name)
+    stock, pruned = type(model_case.stock), type(model_case.pruned)
     assert (pruned.__name__, pruned.__qualname__, pruned.__module__) == (
         stock.__name__,
         stock.__qualname__,
         stock.__module__,
     )
-    assert isinstance(this.pruned, stock)
-    assert this.pruned.can_generate() == this.stock.can_generate()
-    names = list(inspect.signature(this.pruned.forward).parameters)
-    assert [name for name in names if name != "image_kept"] == list(inspect.signature(this.stock.forward).parameters)
+    assert isinstance(model_case.pruned, stock)
+    assert model_case.pruned.can_generate() == model_case.stock.can_generate()
+    names = list(inspect.signature(model_case.pruned.forward).parameters)
+    assert [name for name in names if name != "image_kept"] == list(
+        inspect.signature(model_case.stock.forward).parameters
+    )
     with pytest.raises(ValueError, match="image_kpet"):
-        this.pruned.generate(torch.tensor([[5, 6]]), image_kpet=1, max_new_tokens=1)
+        model_case.pruned.generate(torch.tensor([[5, 6]]), image_kpet=1, max_new_tokens=1)
 
 
 def test_disable_gives_the_stock_object_back(family_name: str) -> None:
-    this = case(family_name)
-    model = copy.deepcopy(this.pruned)
+    model_case = case(family_name)
+    model = copy.deepcopy(model_case.pruned)
     assert disable(model) is model
-    assert type(model) is type(this.stock)
-    assert model.__dict__.keys() == this.stock.__dict__.keys()
-    full, _ = this.prompts(ROWS)
-    assert torch.equal(logits(model, this, full), logits(this.stock, this, full))
+    assert type(model) is type(model_case.stock)
+    assert model.__dict__.keys() == model_case.stock.__dict__.keys()
+    full, _ = model_case.prompts(ROWS)
+    assert torch.equal(logits(model, model_case, full), logits(model_case.stock, model_case, full))
     assert disable(model) is model
     assert enable(enable(model)) is model
-    assert type(model) is type(this.pruned)
+    assert type(model) is type(model_case.pruned)
 
 
 def test_saved_and_loaded(family_name: str, tmp_path: Path) -> None:
-    this = case(family_name)
-    this.pruned.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(this.stock).__name__]
-    _, pruned = this.prompts(ROWS)
-    loaded = type(this.pruned).from_pretrained(tmp_path, attn_implementation="eager")
-    assert type(loaded) is type(this.pruned)
-    stock = type(this.stock).from_pretrained(tmp_path, attn_implementation="eager")
-    assert type(stock) is type(this.stock)
-    wanted = logits(this.pruned, this, pruned)
-    assert torch.equal(logits(loaded, this, pruned), wanted)
-    assert torch.equal(logits(enable(stock), this, pruned), wanted)
+    model_case = case(family_name)
+    model_case.pruned.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model_case.stock).__name__]
+    _, pruned = model_case.prompts(ROWS)
+    loaded = type(model_case.pruned).from_pretrained(tmp_path, attn_implementation="eager")
+    assert type(loaded) is type(model_case.pruned)
+    stock = type(model_case.stock).from_pretrained(tmp_path, attn_implementation="eager")
+    assert type(stock) is type(model_case.stock)
+    expected = logits(model_case.pruned, model_case, pruned)
+    assert torch.equal(logits(loaded, model_case, pruned), expected)
+    assert torch.equal(logits(enable(stock), model_case, pruned), expected)
 
 
 def test_auto_class_loads_the_stock_class(tmp_path: Path) -> None:
-    this = case("qwen3_vl")
-    this.pruned.save_pretrained(tmp_path)
-    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is type(this.stock)
+    model_case = case("qwen3_vl")
+    model_case.pruned.save_pretrained(tmp_path)
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is type(model_case.stock)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
 def test_copies(family_name: str, way: str) -> None:
-    this = case(family_name)
-    model = copy.deepcopy(this.pruned)  # hooks of other tests would not be copied
+    model_case = case(family_name)
+    model = copy.deepcopy(model_case.pruned)  # hooks of other tests would not be copied
     if way == "deepcopy":
         copied = copy.deepcopy(model)
     elif way == "pickle":
@@ -88,9 +90,9 @@ def test_copies(family_name: str, way: str) -> None:
         torch.save(model, file)
         file.seek(0)
         copied = torch.load(file, weights_only=False)
-    assert type(copied) is type(this.pruned)
-    _, pruned = this.prompts(ROWS)
-    assert torch.equal(logits(copied, this, pruned), logits(this.pruned, this, pruned))
+    assert type(copied) is type(model_case.pruned)
+    _, pruned = model_case.prompts(ROWS)
+    assert torch.equal(logits(copied, model_case, pruned), logits(model_case.pruned, model_case, pruned))
 
 
 def gradients(model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -105,27 +107,29 @@ def gradients(model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def test_gradient_checkpointing(family_name: str) -> None:
-    this = case(family_name)
-    if not this.stock.supports_gradient_checkpointing:
+    model_case = case(family_name)
+    if not model_case.stock.supports_gradient_checkpointing:
         pytest.skip("the stock model does not support gradient checkpointing")
-    full, pruned = this.prompts(ROWS, side="right")
-    model = copy.deepcopy(this.pruned).train()
-    expected = gradients(model, this.inputs(pruned))
+    full, pruned = model_case.prompts(ROWS, side="right")
+    model = copy.deepcopy(model_case.pruned).train()
+    expected = gradients(model, model_case.inputs(pruned))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    actual = gradients(model, this.inputs(pruned))
+    actual = gradients(model, model_case.inputs(pruned))
     assert actual.keys() == expected.keys()
-    assert any(this.family.tower in name for name in actual)
+    assert any(model_case.family.tower in name for name in actual)
 
     def in_one(found: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([value.flatten() for value in found.values()])
 
-    rounding = limit(this.stock, this.nudged, lambda model: in_one(gradients(model, this.inputs(full))))
+    rounding = limit(
+        model_case.stock, model_case.nudged, lambda model: in_one(gradients(model, model_case.inputs(full)))
+    )
     assert difference(in_one(actual), in_one(expected)) < rounding
 
 
-def rows_of(this: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
+def rows_of(model_case: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
     """One dict a row without padding, as a dataset has them; one image each."""
-    inputs, examples, start = this.inputs(prompt), [], 0
+    inputs, examples, start = model_case.inputs(prompt), [], 0
     for i, keep in enumerate(prompt.keep):
         tokens = inputs["attention_mask"][i].bool()
         example = {
@@ -163,10 +167,10 @@ def test_trainer(family_name: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="Trainer needs accelerate")
     from transformers import Trainer, TrainingArguments
 
-    this = case(family_name)
-    _, pruned = this.prompts([[5, 6, (8, 12), 7, 8, 9], [10, (4, 8), 11, 12]], side="right")
-    data = [{**example, "junk": torch.zeros(1)} for example in rows_of(this, pruned)]
-    model = copy.deepcopy(this.pruned)
+    model_case = case(family_name)
+    _, pruned = model_case.prompts([[5, 6, (8, 12), 7, 8, 9], [10, (4, 8), 11, 12]], side="right")
+    data = [{**example, "junk": torch.zeros(1)} for example in rows_of(model_case, pruned)]
+    model = copy.deepcopy(model_case.pruned)
     before = copy.deepcopy(model.state_dict())
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
@@ -183,8 +187,8 @@ def test_trainer(family_name: str, tmp_path: Path) -> None:
     result = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
     assert result.training_loss > 0
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    assert any(this.family.tower in name for name in moved)
-    assert any(this.family.tower not in name for name in moved)
+    assert any(model_case.family.tower in name for name in moved)
+    assert any(model_case.family.tower not in name for name in moved)
 
 
 # One family for each way of feeding an encoder: tracing a model takes a quarter of a minute.
@@ -194,41 +198,41 @@ def test_trainer(family_name: str, tmp_path: Path) -> None:
 def test_compiled(name: str) -> None:
     if why := absent(name):
         pytest.skip(why)
-    this = case(name, "sdpa")
-    full, pruned = this.prompts(ROWS, side="right")
-    wanted = logits(this.pruned, this, pruned)
+    model_case = case(name, "sdpa")
+    full, pruned = model_case.prompts(ROWS, side="right")
+    expected = logits(model_case.pruned, model_case, pruned)
     torch._dynamo.reset()
-    compiled = torch.compile(copy.deepcopy(this.pruned), backend="eager")
-    assert difference(logits(compiled, this, pruned), wanted) < this.limit(full)
+    compiled = torch.compile(copy.deepcopy(model_case.pruned), backend="eager")
+    assert difference(logits(compiled, model_case, pruned), expected) < model_case.limit(full)
 
 
 def test_bfloat16(family_name: str) -> None:
     """As far from the float32 answer as the stock model in bfloat16 is from its own."""
-    this = case(family_name)
-    full, pruned = this.prompts(ROWS, side="right")
-    half, half_stock = copy.deepcopy(this.pruned).bfloat16(), copy.deepcopy(this.stock).bfloat16()
+    model_case = case(family_name)
+    full, pruned = model_case.prompts(ROWS, side="right")
+    half, half_stock = copy.deepcopy(model_case.pruned).bfloat16(), copy.deepcopy(model_case.stock).bfloat16()
     for prompt in (full, pruned):
         prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].bfloat16()
-    half_logits, half_stock_logits = logits(half, this, pruned), logits(half_stock, this, full)
+    half_logits, half_stock_logits = logits(half, model_case, pruned), logits(half_stock, model_case, full)
     assert half_logits.dtype == half_stock_logits.dtype
     for prompt in (full, pruned):
         prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].float()
-    noise = difference(half_stock_logits, logits(this.stock, this, full))
-    assert difference(half_logits, logits(this.pruned, this, pruned)) < 3 * noise
+    noise = difference(half_stock_logits, logits(model_case.stock, model_case, full))
+    assert difference(half_logits, logits(model_case.pruned, model_case, pruned)) < 3 * noise
 
 
 def test_methods_replaced_later_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernel libraries replace forward of stock classes, before or after."""
-    this = case("qwen2_vl")
+    model_case = case("qwen2_vl")
     calls = []
-    stock = type(this.stock).forward
+    stock = type(model_case.stock).forward
 
     @functools.wraps(stock)
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return stock(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(this.stock), "forward", counted)
-    _, pruned = this.prompts(ROWS)
-    logits(this.pruned, this, pruned)
+    monkeypatch.setattr(type(model_case.stock), "forward", counted)
+    _, pruned = model_case.prompts(ROWS)
+    logits(model_case.pruned, model_case, pruned)
     assert calls == [1]
