@@ -61,10 +61,10 @@ def test_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_command_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixelprune.cli.bench.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("pixelprune._extras.find_spec", lambda name: None if name == "torch" else object())
     result = CliRunner().invoke(app, ["bench", "processor"])
     assert result.exit_code == 2
-    assert "pip install 'pixelprune[transformers]'" in result.output
+    assert "pip install '.[transformers]' in a checkout" in result.output
 
 
 def test_command_with_a_broken_page(tmp_path: Any) -> None:

@@ -195,7 +195,7 @@ def test_command_ends_with_one_line(words: list[str], why: str, monkeypatch: pyt
 
 
 def test_command_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pixelprune.cli.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("pixelprune._extras.find_spec", lambda name: None)
     result = invoke()
     assert result.exit_code == 2
-    assert "pip install 'pixelprune[transformers]'" in result.output
+    assert "pip install '.[transformers]' in a checkout" in result.output

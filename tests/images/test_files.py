@@ -200,7 +200,7 @@ class TestPdf:
 
     def test_without_pypdfium2(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "pypdfium2", None)
-        with pytest.raises(ImageError, match=r"two.pdf: PDF pages need pypdfium2; pip install 'pixelprune\[pdf\]'"):
+        with pytest.raises(ImageError, match=r"two.pdf: PDF pages need pypdfium2: pip install '\.\[pdf\]'"):
             load_image(path)
 
     def test_other_files_have_one_page(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
@@ -234,7 +234,10 @@ class TestFit:
         [
             ("page.png", "image must be a Pillow image or a numpy array, got str"),
             (np.zeros((40, 40, 3)), r"image must be uint8 .* or \(H, W\), got float64 \(40, 40, 3\)"),
-            (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); round it to 0..255 and move channels last"),
+            (
+                np.zeros((3, 40, 40), np.uint8),
+                r"got uint8 \(3, 40, 40\); scale it to 0..255, convert it to uint8, and move channels last",
+            ),
             (np.zeros((1, 1), np.uint8), "a single pixel leaves nothing"),
             (np.zeros((0, 40, 3), np.uint8), r"image must have sides of at least 1 pixel, got 0 x 40"),
             (PIL.Image.new("RGB", (0, 5)), "image must have sides of at least 1 pixel, got 5 x 0"),

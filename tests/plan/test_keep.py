@@ -80,6 +80,21 @@ def test_grids_that_do_not_fit(blocks: int) -> None:
         merge_size(torch.tensor([[1, 4, 6]]), blocks)
 
 
-def test_a_mask_of_another_length_is_a_mistake_of_ours() -> None:
-    with pytest.raises(AssertionError):
+def test_a_mask_of_another_length() -> None:
+    with pytest.raises(ValueError, match=r"mask must have shape \(4,\), got \(3,\)"):
         KeepMask(torch.ones(3, dtype=torch.bool), ((1, 2, 2),))
+
+
+def test_grids_of_no_whole_blocks() -> None:
+    grid = torch.tensor([[1, 2, 8]])  # 16 patches: one block of 4 × 4, by the count alone
+    with pytest.raises(ValueError, match=r"grid_thw must have sides that are multiples of 4, got \[\[1, 2, 8\]\]"):
+        KeepMask.of_grids(torch.ones(1, dtype=torch.bool), grid, 4)
+    with pytest.raises(ValueError, match="1 blocks do not fit"):
+        merge_size(grid, 1)
+
+
+def test_no_item() -> None:
+    """vLLM asks about the images of a rank that has none."""
+    for keep in (KeepMask.of_grids([], [], 2), KeepMask(torch.ones(2, dtype=torch.bool), ((1, 1, 2),)).only([])):
+        assert (keep.totals, keep.counts, keep.each(), keep.grids(2)) == ([], [], [], [])
+        assert keep.rows(2, "row").tolist() == keep.rows(2, "block").tolist() == []

@@ -85,20 +85,28 @@ def test_what_cannot_be_registered(arguments: tuple[Any, ...], text: str) -> Non
         (
             lambda n, columns, source, same: n - 1 if n else None,
             predictors.by_rows,
-            "must return blocks kept before, got 1 for",
+            "must return None or the index of a block kept earlier, got 1 for",
         ),
-        (lambda n, columns, source, same: -1, predictors.by_rows, "must return blocks kept before, got -1 for block 0"),
+        (
+            lambda n, columns, source, same: -1,
+            predictors.by_rows,
+            "must return None or the index of a block kept earlier, got -1 for block 0",
+        ),
         (
             lambda n, columns, source, same: "a",
             predictors.by_rows,
-            "must return blocks kept before, got 'a' for block",
+            "must return None or the index of a block kept earlier, got 'a' for block",
         ),
         (
             lambda n, columns, source, same: 0.0,
             predictors.by_rows,
-            "must return blocks kept before, got 0.0 for block",
+            "must return None or the index of a block kept earlier, got 0.0 for block",
         ),
-        (lambda n, columns, source, same: 99, predictors.by_rows, "must return blocks kept before, got 99 for block 0"),
+        (
+            lambda n, columns, source, same: 99,
+            predictors.by_rows,
+            "must return None or the index of a block kept earlier, got 99 for block 0",
+        ),
         (predictors.raster, lambda rows, columns: np.arange(7), "must visit every block, its order left out 7"),
         (predictors.raster, lambda rows, columns: range(9), "must visit blocks 0 to 7 once each, got 8"),
         (predictors.raster, lambda rows, columns: [0, 0], "must visit blocks 0 to 7 once each, got 0"),

@@ -286,7 +286,7 @@ class TestBudget:
         (PIL.Image.new("RGB", (32, 32)), "image must be a numpy array, got Image; .*pixelprune.fit_image"),
         (
             np.zeros((32, 32, 3), np.float32),
-            "image must be uint8, got float32; round it to 0..255, then pixelprune.fit_image",
+            "image must be uint8, got float32; scale it to 0..255 and convert it, then",
         ),
         (np.zeros((32, 32, 4), np.uint8), r"shape \(H, W, 3\) or \(H, W\), got \(32, 32, 4\); .*pixelprune.fit_image"),
         (np.zeros((1, 32, 32, 3), np.uint8), r"shape \(H, W, 3\) or \(H, W\), got \(1, 32, 32, 3\)"),

@@ -65,6 +65,7 @@ def by_hand(model: Any, processor: Any, job: dict[str, Any], options: Any) -> di
         "eager": float((eager - expected).abs().max()),
         "replayed": None if replayed is None else float((replayed[: len(expected)] - expected).abs().max()),
         "none": len(none["pixel_values"]),
+        "none_specs": model.get_encoder_cudagraph_item_specs(none),
     }
 
 

@@ -15,6 +15,7 @@ def matches(x: list[int], y: list[int], metric: str, threshold: Fraction) -> boo
         return Fraction(max(differences), 255) <= threshold
     if metric == "mae":
         return Fraction(sum(differences), 255 * len(x)) <= threshold
+    assert metric == "rmse", metric
     return Fraction(sum(d * d for d in differences), 255**2 * len(x)) <= threshold**2
 
 
@@ -32,6 +33,7 @@ def reference(image: np.ndarray, block: int, predictor: str, metric: str, thresh
     def pixels(row: int, column: int) -> list[int]:
         return image[row * block : (row + 1) * block, column * block : (column + 1) * block].ravel().tolist()
 
+    assert predictor in ("pred2d", "raster", "serpentine"), predictor
     rebuilt: dict[tuple[int, int], list[int]] = {}
     source = [[-1] * columns for _ in range(rows)]
     previous = None

@@ -14,7 +14,7 @@ METRICS = ("max", "mae", "rmse")
 
 @dataclass(frozen=True)
 class Case:
-    """An image with the block side and the threshold, in grey levels, to select it with."""
+    """An image with the block side and the threshold, in gray levels, to select it with."""
 
     image: np.ndarray
     block: int

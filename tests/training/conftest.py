@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("trl", reason="the trainers need TRL: pip install 'pixelprune[training]'")
+pytest.importorskip("trl", reason="the trainers need TRL: pip install '.[training]'")
 
 import torch
 import transformers

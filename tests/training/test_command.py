@@ -18,8 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 import pixelprune.transformers
-from pixelprune import PruneConfig
-from pixelprune.cli import train
+from pixelprune import PruneConfig, _extras
 from pixelprune.cli.app import app
 from pixelprune.training import SelfDistillationConfig
 from pixelprune.training.run import Options, read_arguments
@@ -252,7 +251,7 @@ def test_help_says_what_the_parser_does(method: str) -> None:
 
 
 def test_without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "find_spec", lambda name: None if name == "trl" else True)
+    monkeypatch.setattr(_extras, "find_spec", lambda name: None if name == "trl" else True)
     done = CliRunner().invoke(app, ["train", "sft", "--model", "x"])
     assert done.exit_code == 2
-    assert "trl is not installed; pip install 'pixelprune[training]'" in done.stderr
+    assert "this needs trl: pip install '.[training]' in a checkout" in done.stderr

@@ -22,6 +22,9 @@ def test_is_enabled() -> None:
     assert all(map(is_enabled, parts))
     disable(wrapped, processor)
     assert not any(map(is_enabled, parts))
+    assert not is_enabled(
+        peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), peft.LoraConfig(target_modules=["0"]))
+    )
 
 
 def test_keeping_all() -> None:
@@ -40,8 +43,11 @@ def test_keeping_all() -> None:
     for again in (asked, processor(text=text, images=image, return_tensors="pt")):
         assert torch.equal(again["image_kept"], pruned["image_kept"])
         assert not again["image_kept"].all()
+    with keeping_all(processor), keeping_all(other):
+        nested = [one(text=text, images=image, return_tensors="pt")["image_kept"] for one in (processor, other)]
+    assert all(bool(mask.all()) for mask in nested)
     with (
-        pytest.raises(ValueError, match=r"processor must be enabled .* got a stock \w+Processor"),
+        pytest.raises(ValueError, match=r"processor must be enabled .* got a \w+Processor that is not"),
         keeping_all(disable(processor=other)),
     ):
         pass

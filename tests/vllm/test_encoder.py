@@ -26,6 +26,7 @@ def test_graphs_replay_and_profiles_are_full(
     found = run(tmp_path, job, "protocol.py")
     full, pruned = found["full"], found["pruned"]
     assert pruned["none"] == full["none"] == 0
+    assert pruned["none_specs"] == full["none_specs"] == []
     assert pruned["eager"] < limit(full["eager"])
     if graphs:
         assert pruned["replayed"] < limit(full["replayed"])

@@ -1,6 +1,6 @@
 """What pruning saves in a vLLM server: the same images, sent to a stock server and to one that prunes.
 
-Both run at once and take turns, one batch of requests each, so that a slow moment of the machine hits both; a waiting
+Both run at the same time and get batches of requests in turn, so that a slow moment of the machine hits both; a waiting
 server takes no time from the other. Caches stay as vLLM has them, but no image is sent twice: each has its number
 stamped into its last corner, so none is found in a cache, and both servers get the same images.
 

@@ -17,6 +17,7 @@ from pixelprune.bench._tables import Table, counted, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
+from pixelprune.selection.errors import OptionError
 from pixelprune.standins import standin_processor, wide_model
 from pixelprune.transformers import enable, kept
 
@@ -216,11 +217,11 @@ def _storages(values: Any) -> list[Any]:
 def _check(sides: Sequence[int], device: str) -> None:
     for side in sides:
         if side < 256 or side % 32:
-            raise ValueError(f"side must be a multiple of 32 and at least 256, got {side}")
+            raise OptionError("side", f"must be a multiple of 32 and at least 256, got {side}")
     if device not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+        raise OptionError("device", f"must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no GPU here; use cpu")
+        raise OptionError("device", "is cuda, but torch finds no GPU here", "use cpu")
 
 
 def table(result: Mapping[str, Any]) -> Table:

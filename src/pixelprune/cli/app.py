@@ -22,7 +22,7 @@ app = typer.Typer(
     help=(
         "Drop the redundant blocks of an image before a vision-language model sees it.\n\n"
         "Start with [bold]pixelprune show page.png[/bold]: how many visual tokens your file would save, "
-        "and a picture of what stays."
+        "and a picture of what is kept."
     ),
     epilog=(
         "Exit codes: 0 success; 1 a proposition does not hold, or a server would not prune; 2 an option or a file "

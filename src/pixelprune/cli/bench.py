@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pixelprune._extras import install, missing
 from pixelprune.bench import select as selection
 from pixelprune.bench._timing import machine
 from pixelprune.cli import EXIT_INPUT
@@ -113,8 +113,8 @@ app.command("serve")(bench_serve)
 
 
 def _require_torch() -> None:
-    if not all(find_spec(name) for name in ("torch", "torchvision", "transformers")):
-        common.print_error("this needs torch, torchvision and transformers: pip install 'pixelprune[transformers]'")
+    if absent := missing("torch", "torchvision", "transformers"):
+        common.print_error(f"this needs {' and '.join(absent)}: {install('transformers')}")
         raise typer.Exit(EXIT_INPUT)
 
 

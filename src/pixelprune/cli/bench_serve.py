@@ -47,14 +47,14 @@ def bench_serve(
     rounds: Rounds = 3,
     one_after_another: Annotated[
         bool,
-        typer.Option("--one-after-another", help="Run one server after the other, if memory does not hold two."),
+        typer.Option("--one-after-another", help="Run one server after the other, if two do not fit in memory."),
     ] = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Send the same images to a stock vLLM server and to one that prunes.
 
     Takes minutes on a CPU. Exit code 1 if the second server does not prune.
-    Both run at once and take turns, each with 45 % of the device's memory.
+    Both run at the same time and get requests in turn, each with 45 % of the device's memory.
     For less memory, add -- --gpu-memory-utilization 0.2.
     """
     if not find_spec("vllm"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from pixelprune._extras import install, missing
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.selection.config import PruneConfig
@@ -134,10 +134,9 @@ def distill(
 
 
 def _run(context: typer.Context, method: str) -> None:
-    for name in ("trl", "peft", "transformers"):
-        if not find_spec(name):
-            common.print_error(f"{name} is not installed; pip install 'pixelprune[training]'")
-            raise typer.Exit(EXIT_INPUT)
+    if absent := missing("peft", "transformers", "trl"):
+        common.print_error(f"this needs {' and '.join(absent)}: {install('training')}")
+        raise typer.Exit(EXIT_INPUT)
     from pixelprune.training.run import read_arguments, train
 
     # TRL uses deprecated names of transformers; users of this command cannot change that.

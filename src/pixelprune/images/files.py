@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageOps
 
+from pixelprune import _extras
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 
@@ -38,7 +39,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
     255 or 65535, and floating point values 1, 255 or 65535, whichever first holds them all.
 
     Args:
-        path: any file that Pillow reads, or a PDF (with the extra ``pixelprune[pdf]``).
+        path: any file that Pillow reads, or a PDF (with the extra ``pdf``).
         page: of a PDF, counted from 1.
         dpi: resolution to render a PDF page at.
 
@@ -170,7 +171,7 @@ def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise ValueError(
             f"image must be uint8 (H, W, 3), (H, W, 4) or (H, W), got {image.dtype} {image.shape}; "
-            "round it to 0..255 and move channels last"
+            "scale it to 0..255, convert it to uint8, and move channels last"
         )
     return PIL.Image.fromarray(np.ascontiguousarray(image))
 
@@ -193,7 +194,7 @@ def _opened_pdf(path: Path) -> Iterator[pypdfium2.PdfDocument]:
     try:
         import pypdfium2
     except ImportError:
-        raise ImageError(f"{path}: PDF pages need pypdfium2; pip install 'pixelprune[pdf]'") from None
+        raise ImageError(f"{path}: PDF pages need pypdfium2: {_extras.install('pdf')}") from None
     with _one_line(path, "not a readable PDF"):
         try:
             document = pypdfium2.PdfDocument(path)

@@ -32,13 +32,23 @@ class KeepMask:
     shapes: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        assert self.mask.shape == (sum(self.totals),), (self.mask.shape, self.shapes)
+        if self.mask.shape != (sum(self.totals),):
+            raise ValueError(f"mask must have shape {(sum(self.totals),)}, got {tuple(self.mask.shape)}")
 
     @classmethod
-    def of_grids(cls, mask: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], merge: int) -> KeepMask:
-        """A mask (N,) with grids (n, 3) of frames, rows and columns of patches; `merge` is m."""
+    def of_grids(
+        cls, mask: Tensor | Sequence[Tensor], grid_thw: Tensor | Sequence[Sequence[int]], merge: int
+    ) -> KeepMask:
+        """A mask (N,), or those of each item, with grids (n, 3) of frames, rows and columns of patches; `merge` is m.
+
+        Raises:
+            ValueError: the sides of a grid are not multiples of m, or the mask does not fit the grids.
+        """
         sizes = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
-        return cls(mask, tuple((frames, height // merge, width // merge) for frames, height, width in sizes))
+        if any(side % merge for _, *sides in sizes for side in sides):
+            raise ValueError(f"grid_thw must have sides that are multiples of {merge}, got {list(sizes)}")
+        shapes = tuple((frames, height // merge, width // merge) for frames, height, width in sizes)
+        return cls(mask if isinstance(mask, Tensor) else _joined(mask), shapes)
 
     @property
     def totals(self) -> list[int]:
@@ -62,8 +72,11 @@ class KeepMask:
 
     def only(self, items: Sequence[int]) -> KeepMask:
         """The mask of some items, by their places."""
-        parts = [self.parts[i] for i in items]
-        return KeepMask(torch.cat(parts), tuple(self.shapes[i] for i in items))
+        return KeepMask(_joined([self.parts[i] for i in items]), tuple(self.shapes[i] for i in items))
+
+    def to(self, device: torch.device) -> KeepMask:
+        """The mask on `device`."""
+        return self if self.mask.device == device else KeepMask(self.mask.to(device), self.shapes)
 
     def each(self) -> list[KeepMask]:
         """The mask of each item alone."""
@@ -87,13 +100,19 @@ class KeepMask:
             >>> KeepMask(torch.tensor([False, True]), ((1, 1, 2),)).rows(2, "row").tolist()
             [2, 3, 6, 7]
         """
+        assert patch_order in ("block", "row"), patch_order
         if patch_order == "block":
             return self.mask.repeat_interleave(merge**2).nonzero()[:, 0]
         by_patch = [
             part.view(shape).repeat_interleave(merge, 1).repeat_interleave(merge, 2).flatten()  # (T·R·m·C·m,)
             for part, shape in zip(self.parts, self.shapes, strict=True)
         ]
-        return torch.cat(by_patch).nonzero()[:, 0]
+        return _joined(by_patch).nonzero()[:, 0]
+
+
+def _joined(masks: Sequence[Tensor]) -> Tensor:
+    """Masks in one; vLLM asks about no image at all, too."""
+    return torch.cat(list(masks)) if len(masks) else torch.empty(0, dtype=torch.bool)
 
 
 def merge_size(grid_thw: Tensor, blocks: int) -> int:
@@ -108,6 +127,6 @@ def merge_size(grid_thw: Tensor, blocks: int) -> int:
     """
     patches = grid_thw.prod(-1)
     merge = math.isqrt(int(patches.sum()) // max(1, blocks))
-    if merge < 1 or int(patches.sum()) != blocks * merge**2 or bool((patches % merge**2).any()):
+    if merge < 1 or int(patches.sum()) != blocks * merge**2 or bool((grid_thw[:, 1:] % merge).any()):
         raise ValueError(f"{blocks} blocks do not fit grids of {patches.tolist()} patches")
     return merge

@@ -24,7 +24,7 @@ from pixelprune.selection.select import select_patches
 
 _log = logging.getLogger("pixelprune")
 
-# Patches normalized at a time: as many as fit into a cache, whatever the image's size.
+# Patches handled at a time: as many as fit into a cache, whatever the image's size.
 _CHUNK = 1024
 
 
@@ -141,8 +141,13 @@ def in_bytes(values: Tensor | Sequence[Tensor]) -> Tensor:
     joined = values if isinstance(values, Tensor) else torch.cat(list(values))
     if not joined.is_floating_point():
         return joined
-    whole = joined.clamp(0, 255).to(torch.uint8)
-    return whole if torch.equal(whole.to(joined.dtype), joined) else joined
+    whole = torch.empty(joined.shape, dtype=torch.uint8, device=joined.device)
+    for start in range(0, len(joined), _CHUNK):
+        part, into = joined[start : start + _CHUNK], whole[start : start + _CHUNK]
+        into.copy_(part)
+        if not torch.equal(into.to(part.dtype), part):
+            return joined
+    return whole
 
 
 def find_layout(image_processor: Any, preprocess: Any) -> Layout:

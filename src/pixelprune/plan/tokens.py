@@ -15,13 +15,16 @@ from torch import Tensor
 from pixelprune.plan.keep import KeepMask
 
 
-def block_patches(shapes: Sequence[tuple[int, int, int]], merge: int, patch_order: str) -> Tensor:
+def block_patches(
+    shapes: Sequence[tuple[int, int, int]], merge: int, patch_order: str, device: torch.device | None = None
+) -> Tensor:
     """Where the patches of each block stand in a processor's sequence of patches.
 
     Args:
         shapes: (T, R, C) of each item: slices, rows and columns of blocks.
         merge: m.
         patch_order: "block" or "row", as in `pixelprune.selection.select_patches`.
+        device: of the result.
 
     Returns:
         Long (N, m²): one row per block, blocks in the order of a `KeepMask`.
@@ -30,10 +33,11 @@ def block_patches(shapes: Sequence[tuple[int, int, int]], merge: int, patch_orde
         >>> block_patches([(1, 1, 2)], 2, "row").tolist()
         [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
+    assert patch_order in ("block", "row"), patch_order
     sequences, start = [], 0
     for slices, rows, columns in shapes:
         count = slices * rows * columns * merge**2
-        index = torch.arange(start, start + count)
+        index = torch.arange(start, start + count, device=device)
         if patch_order == "row":
             index = index.view(slices * rows, merge, columns, merge).transpose(1, 2)  # (T·R, C, m, m)
         sequences.append(index.reshape(-1, merge * merge))
@@ -94,7 +98,7 @@ def keep_patches(keep: KeepMask, merge: int, patch_order: str, regrouped: bool =
         >>> keep_patches(KeepMask(torch.tensor([False, True]), ((1, 1, 2),)), 2, "row").index.tolist()
         [2, 3, 6, 7]
     """
-    chosen = block_patches(keep.shapes, merge, patch_order).to(keep.mask.device)[keep.mask]  # (K, m²)
+    chosen = block_patches(keep.shapes, merge, patch_order, keep.mask.device)[keep.mask]  # (K, m²)
     if regrouped:
         parts = torch.split(chosen, keep.counts)
         lines = [part.view(-1, merge, merge).transpose(0, 1).reshape(-1) for part in parts]  # (m, K, m) each

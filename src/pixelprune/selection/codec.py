@@ -144,7 +144,7 @@ class Compressed:
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     if not zipfile.is_zipfile(file):
-        raise ValueError("it is damaged, or something else")
+        raise ValueError("it is damaged, or not a PixelPrune file")
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
         header = json.loads(str(archive["header"]))

@@ -186,7 +186,10 @@ def scan(
             raise ValueError(f"predictor {predictor.name!r} must visit blocks 0 to {total - 1} once each, got {n!r}")
         p = predictor.rule(n, columns, source, same)
         if p is not None and not (_is_index(p, total) and source[p] == p):
-            raise ValueError(f"predictor {predictor.name!r} must return blocks kept before, got {p!r} for block {n}")
+            raise ValueError(
+                f"predictor {predictor.name!r} must return None or the index of a block kept earlier, "
+                f"got {p!r} for block {n}"
+            )
         source[n] = p if p is not None and drop(n, p) else n
     if _UNVISITED in source:
         missing = source.index(_UNVISITED)

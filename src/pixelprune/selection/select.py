@@ -276,7 +276,8 @@ def check_image(image: Any, block: Any) -> tuple[Image, int]:
         )
     if image.dtype != np.uint8:
         raise ValueError(
-            f"image must be uint8, got {image.dtype}; round it to 0..255, then pixelprune.fit_image brings it to size"
+            f"image must be uint8, got {image.dtype}; scale it to 0..255 and convert it, then resize it with "
+            "pixelprune.fit_image"
         )
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(

@@ -10,6 +10,10 @@ TRL's own `SFTTrainer` takes an enabled model and processor too. The page docs/t
 data format, the command `pixelprune train`, several processes, and what to expect.
 """
 
+from pixelprune import _extras
+
+_extras.require("pixelprune.training", "training", "accelerate", "datasets", "peft", "torch", "transformers", "trl")
+
 from pixelprune.training.collator import Collator
 from pixelprune.training.config import SelfDistillationConfig, SFTConfig
 from pixelprune.training.distillation import SelfDistillationTrainer

@@ -85,8 +85,11 @@ def read_arguments(arguments: list[str], method: str, texts: Mapping[str, str | 
         raise ValueError(f"the file of --config is not valid YAML: {' '.join(str(error).split())}") from None
     except TypeError as error:  # only a file has values of any type
         raise ValueError(f"the file of --config has a name or a value of the wrong type: {error}") from None
-    if unknown := [text for text in rest.pop() if text.startswith("-")]:
+    remaining = rest.pop()
+    if unknown := [text for text in remaining if text.startswith("-")]:
         raise ValueError(_unknown(unknown[0], parser))
+    if remaining:
+        raise ValueError(f"unexpected argument {remaining[0]!r}; all options begin with --")
     student.model = student.model or student.model_name_or_path
     if student.model is None:
         raise OptionError("model", "is missing: name the checkpoint to start from")
@@ -118,6 +121,8 @@ def _as_trl_reads(arguments: list[str]) -> list[str]:
 
 def _unknown(option: str, parser: Any) -> str:
     known = [name for action in parser._actions for name in action.option_strings]
+    if option.lstrip("-") in ("alpha", "temperature", "teacher"):
+        return f"{option} is an option of train distill"
     near = difflib.get_close_matches(option.replace("_", "-"), known, 1)
     return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "--help-all lists all options")
 
@@ -130,7 +135,9 @@ def train(options: Options, method: str) -> None:
     """
     data, prune, student, config, teacher = options
     checkpoint, path = _checkpoint(config), str(student.model)
-    for name in (path, teacher.teacher or path):
+    for option, name in (("model", path), ("teacher", teacher.teacher or path)):
+        if Path(name).is_file():
+            raise OptionError(option, f"must be a checkpoint folder, or a name on the hub, got the file {name}")
         if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
             raise ValueError(f"there is no checkpoint folder {name}")
     rows = load_rows(data.data, data.image_folder)

@@ -16,6 +16,7 @@ from pixelprune.training.config import SFTConfig
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
 from pixelprune.transformers import is_enabled
+from pixelprune.transformers.switch import inner_model
 
 _log = logging.getLogger("pixelprune")
 
@@ -86,7 +87,9 @@ class SFTTrainer(trl.SFTTrainer):
         if measured.problems:
             many = f"{len(measured.problems)} of {len(rows)} rows of {name} cannot be trained on"
             if self.args.on_bad_row == "stop" or not measured.good:
-                way_out = "fix them, or skip them with on_bad_row='skip'" if measured.good else "fix them"
+                way_out = (
+                    "fix them, or skip them with on_bad_row='skip' (--on-bad-row skip)" if measured.good else "fix them"
+                )
                 raise ValueError(f"{many}; {way_out}:\n{measured.report()}")
             if self.accelerator.is_main_process:
                 _log.warning("%s and are skipped:\n%s", many, measured.report())
@@ -151,7 +154,7 @@ class _Meter:
 
 
 def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
-    for name, thing in (("model", model), ("processing_class", processor)):
+    for name, thing in (("model", inner_model(model)), ("processing_class", processor)):
         if not is_enabled(thing):
             raise ValueError(
                 f"{name} is not enabled, so it would be trained on unpruned inputs; call "

@@ -9,6 +9,10 @@ Family, register, unregister  describe a model family that is not known yet
 The page docs/transformers.md explains inputs, batching, positions and limits.
 """
 
+from pixelprune import _extras
+
+_extras.require("pixelprune.transformers", "transformers", "torch", "torchvision", "transformers")
+
 from pixelprune.transformers.families import Family, register, unregister
 from pixelprune.transformers.processing import keeping_all
 from pixelprune.transformers.results import Kept, kept

@@ -154,7 +154,7 @@ def register(family: Family) -> None:
     Run the conformance suite on it before you trust it: docs/transformers.md says how.
 
     Raises:
-        ValueError: the name is taken; a built-in family cannot be replaced.
+        ValueError: `family` is not a Family, or its name is taken; a built-in family cannot be replaced.
 
     Example:
         >>> register(Family("my_vl"))
@@ -162,6 +162,8 @@ def register(family: Family) -> None:
         'my_vl'
         >>> unregister("my_vl")
     """
+    if not isinstance(family, Family):
+        raise ValueError(f"family must be a Family, got {family!r}")
     _registry.register(family)
 
 

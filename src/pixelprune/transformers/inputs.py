@@ -70,8 +70,7 @@ def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: boo
     cached = caches.length(inputs.get("past_key_values"))
     if not cached and keep.everything:
         return inputs, False
-    keep = KeepMask(keep.mask.to(grids.device), keep.shapes)
-    call, inputs = find_placeholders(model, family, inputs, keep, cached, generating)
+    call, inputs = find_placeholders(model, family, inputs, keep.to(grids.device), cached, generating)
     if family.positions == "mrope":
         positions, deltas = positions_of(call, inputs)
         if hasattr(model.base_model, "rope_deltas"):

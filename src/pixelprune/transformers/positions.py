@@ -32,8 +32,7 @@ def mrope_positions(
     """
     ids, mask = inputs["input_ids"].cpu(), inputs.get("attention_mask")
     is_token = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
-    keep = KeepMask(keep.mask.cpu(), keep.shapes)
-    places, lengths = unpruned_places(is_image.cpu(), is_token, keep)  # (batch, S), (batch,)
+    places, lengths = unpruned_places(is_image.cpu(), is_token, keep.to(ids.device))  # (batch, S), (batch,)
     columns = torch.arange(int(lengths.max()))
     full_mask = (columns < lengths[:, None]).long()  # (batch, unpruned S)
     full_ids = torch.full_like(full_mask, image_token)

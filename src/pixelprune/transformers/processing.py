@@ -31,8 +31,8 @@ _keeping_all: ContextVar[tuple[Any, ...]] = ContextVar("_keeping_all", default=(
 def keeping_all(processor: Any) -> Iterator[None]:
     """Within it, an enabled processor keeps every block, unless a call asks for pruning.
 
-    What it returns still holds `image_kept`, so it can go through an enabled model. Other threads, and other
-    processors, are not affected.
+    What it returns still holds `image_kept`, so it can go through an enabled model. Other threads, other processors and
+    deep copies of this one go on pruning. Do not suspend a generator within it: its caller would be within it too.
 
     Args:
         processor: enabled with `pixelprune.transformers.enable`.
@@ -48,7 +48,8 @@ def keeping_all(processor: Any) -> Iterator[None]:
     image_processor = getattr(processor, "image_processor", processor)
     if not isinstance(image_processor, PrunedImageProcessor):
         raise ValueError(
-            f"processor must be enabled with pixelprune.transformers.enable, got a stock {type(processor).__name__}"
+            f"processor must be enabled with pixelprune.transformers.enable, got a {type(processor).__name__} "
+            "that is not"
         )
     before = _keeping_all.set((*_keeping_all.get(), image_processor))
     try:

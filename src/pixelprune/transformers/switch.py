@@ -130,15 +130,14 @@ def is_enabled(model_or_processor: Any) -> bool:
     """Whether `enable` made this model (under adapters of PEFT too) or processor prune.
 
     Args:
-        model_or_processor: an object; any other than those two is not enabled.
+        model_or_processor: any object. What wraps an enabled model (`torch.compile`, DDP) is not enabled itself.
 
     Example:
         >>> is_enabled("a string")
         False
     """
     thing = model_or_processor
-    if isinstance(thing, PreTrainedModel) or hasattr(thing, "get_base_model"):
-        thing = inner_model(thing)
+    thing = thing.get_base_model() if hasattr(thing, "get_base_model") else thing
     return hasattr(type(thing), "_pixelprune_base")
 
 
@@ -188,7 +187,7 @@ def inner_model(model: Any) -> Any:
     if not isinstance(inner, PreTrainedModel):
         raise ValueError(
             f"model must be a model of transformers, got {type(model).__name__}; "
-            "enable it before it is wrapped for compiling or for several processes"
+            "load it with from_pretrained, and enable it before it is wrapped (torch.compile, DDP, FSDP)"
         )
     return inner
 

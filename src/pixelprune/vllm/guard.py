@@ -47,13 +47,13 @@ def _guarded(architecture: str, module: str, name: str) -> type:
     stock: Any = getattr(import_module(module), name)
 
     @functools.wraps(stock.__init__)  # vLLM looks at the names of its arguments
-    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
         if "vllm_config" in kwargs:
             refuse(architecture, kwargs["vllm_config"].model_config)
         super(guarded, self).__init__(*args, **kwargs)
 
     same = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
-    guarded: Any = type(stock)(stock.__name__, (stock,), {**same, "__init__": initialise})
+    guarded: Any = type(stock)(stock.__name__, (stock,), {**same, "__init__": initialize})
     if hasattr(stock, "_processor_factory"):
         _refuse_in_front(guarded, architecture, stock._processor_factory)
     return guarded  # type: ignore[no-any-return]

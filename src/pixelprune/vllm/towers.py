@@ -61,7 +61,7 @@ class TowerMixin:
 
     def _keep_mask(self: Any, masks: Sequence[Tensor], grids: Any) -> KeepMask:
         """From what travels with images: masks (N,) of each, and their grids (images, 3)."""
-        return KeepMask.of_grids(torch.cat(list(masks)), grids, self._tower().spatial_merge_size)
+        return KeepMask.of_grids(list(masks), grids, self._tower().spatial_merge_size)
 
     def _encode(self: Any, pixels: Tensor, keep: KeepMask) -> Tensor:
         """Features (K, …) of the kept blocks of all images."""

@@ -36,7 +36,7 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
         return super()._parse_and_validate_image_input(**kwargs)
 
     def _keep_mask(self, masks: Any, grids: Any) -> KeepMask:
-        return KeepMask.of_grids(torch.cat(list(masks)), grids, self.config.vision_config.spatial_merge_size)
+        return KeepMask.of_grids(list(masks), grids, self.config.vision_config.spatial_merge_size)
 
     def _encode(self, pixels: Any, keep: KeepMask) -> Tensor:
         """Image by image, as the stock class does, and as memory is profiled."""
