@@ -127,10 +127,11 @@ class PruningProcessor:
             options = normalize.get("images_kwargs", {})
             values, keep = self._pruner.prune(given, grids, config, image_processor, options, _log)
             values = values.to(self.info.ctx.model_config.dtype)
-        # Without a mask, a photograph goes the stock way, and costs what it costs there.
         if not keep.everything:
-            output["pixel_values"], output[IMAGE_KEPT] = values, list(keep.parts)
+            # Images are cached one by one, so no mask may share memory with another.
+            output["pixel_values"], output[IMAGE_KEPT] = values, [part.clone() for part in keep.parts]
         elif normalize is not None:
+            # Without a mask, a photograph goes the stock way, and costs what it costs there.
             separate = not isinstance(given, Tensor)
             output["pixel_values"] = list(torch.split(values, [len(part) for part in given])) if separate else values
 
