@@ -12,7 +12,6 @@ from transformers import AttentionInterface
 
 from tests.support.cases import case
 from tests.support.prompts import MIXED, ROWS
-from tests.support.rounding import difference
 
 _calls: list[list[int]] = []
 
@@ -63,5 +62,4 @@ def test_encoder_inputs_for_flash_attention(family_name: str, rows: list) -> Non
         actual = model(**model_case.inputs(pruned), use_cache=False).logits[pruned.inputs["attention_mask"].bool()]
     assert _calls
     assert all(sum(lengths) == 4 * sum(int(mask.sum()) for mask in pruned.keep) for lengths in _calls)
-    expected = model_case.expected(full, pruned)
-    assert difference(actual, expected) < model_case.limit(full)
+    model_case.check(actual, full, pruned)

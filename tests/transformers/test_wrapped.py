@@ -29,7 +29,7 @@ def check(model_case: Case, model: Any, inner: Any) -> None:
     mask = pruned.inputs["attention_mask"].bool()
     with torch.no_grad():
         actual = model(**model_case.inputs(pruned), use_cache=False).logits[mask]
-    assert difference(actual, model_case.expected(full, pruned)) < model_case.limit(full)
+    model_case.check(actual, full, pruned)
     options = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": list(range(100, 110))}
     expected = model_case.stock.generate(**model_case.expected_inputs(full, pruned), **options)
     assert torch.equal(model.generate(**model_case.inputs(pruned), **options), expected)
