@@ -79,13 +79,14 @@ class PrunedProcessor(_Swapped):
             return text
         merge = self.image_processor._pixelprune_pruner.layout.merge
         keep = KeepMask.of_grids(torch.as_tensor(mask), np.asarray(image_inputs["image_grid_thw"]).tolist(), merge)
-        unpruned = self.image_token * keep.totals[image_idx]
-        if text.count(self.image_token) != keep.totals[image_idx] or unpruned not in text:
+        part = keep.parts[image_idx]  # not `counts`, which would count every image again for each one
+        unpruned = self.image_token * len(part)
+        if text.count(self.image_token) != len(part) or unpruned not in text:
             raise RuntimeError(
                 f"{type(self).__name__} does not write one {self.image_token} per block, so its prompts cannot be "
                 "shortened; pass pixelprune=False, and please report this"
             )
-        return text.replace(unpruned, self.image_token * keep.counts[image_idx])
+        return text.replace(unpruned, self.image_token * int(part.sum()))
 
 
 class PrunedImageProcessor(_Swapped):
