@@ -9,8 +9,10 @@ import pytest
 from PIL import ImageCms, ImageDraw, PngImagePlugin
 
 from pixelprune import fit_image, load_image
-from pixelprune.images import files
-from pixelprune.images.files import ImageError, page_count, to_rgb
+from pixelprune.images import pdf
+from pixelprune.images.errors import ImageError
+from pixelprune.images.files import page_count
+from pixelprune.images.modes import to_rgb
 from tests.support.bad_files import BAD_FILES
 
 
@@ -176,9 +178,9 @@ class TestPdf:
         assert load_image(path, dpi=144).shape == (864, 1440, 3)
 
     def test_no_page_has_more_pixels_than_the_limit(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(files, "MAX_PIXELS", 720 * 432)
+        monkeypatch.setattr(pdf, "MAX_PIXELS", 720 * 432)
         assert load_image(path, dpi=72).shape == (432, 720, 3)
-        monkeypatch.setattr(files, "MAX_PIXELS", 720 * 432 - 1)
+        monkeypatch.setattr(pdf, "MAX_PIXELS", 720 * 432 - 1)
         with pytest.raises(ImageError, match="page 1 has 720 x 432 pixels at 72 dpi"):
             load_image(path, dpi=72)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import PIL.Image
 
 from pixelprune.cli._common import describe
-from pixelprune.images.files import ImageError, fit_image, is_pdf, load_image, page_count
+from pixelprune.images.errors import ImageError
+from pixelprune.images.files import fit_image, is_pdf, load_image, page_count
 from pixelprune.selection._blocks import Image
 
 

@@ -16,7 +16,8 @@ import typer
 from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.cli._tables import print_result
-from pixelprune.images.files import ImageError, load_image
+from pixelprune.images.errors import ImageError
+from pixelprune.images.files import load_image
 from pixelprune.selection._blocks import Image
 from pixelprune.selection.config import PruneConfig
 

@@ -14,7 +14,7 @@ from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import PICTURE_SUFFIX, Sheet, find_sheets, with_names
 from pixelprune.images import sizes
-from pixelprune.images.files import ImageError
+from pixelprune.images.errors import ImageError
 from pixelprune.images.overlay import overlay
 from pixelprune.selection.config import PruneConfig
 from pixelprune.selection.errors import OptionError

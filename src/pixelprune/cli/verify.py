@@ -12,7 +12,7 @@ from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import Sheet, find_sheets
 from pixelprune.images import sizes
-from pixelprune.images.files import ImageError
+from pixelprune.images.errors import ImageError
 from pixelprune.selection.config import PruneConfig, option_help
 from pixelprune.selection.errors import OptionError
 from pixelprune.selection.verify import Check, configs, verify_image

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from pixelprune.images.files import load_image, to_rgb
+from pixelprune.images.files import load_image
+from pixelprune.images.modes import to_rgb
 from pixelprune.transformers import keeping_all
 
 IGNORED = -100

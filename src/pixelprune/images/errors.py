@@ -1,0 +1,38 @@
+"""What can be wrong with a file, as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import PIL.Image
+
+# Pillow refuses more with an error; pages of a PDF are held to the same bound.
+MAX_PIXELS = 2 * 89_478_485
+
+
+class ImageError(ValueError):
+    """A file that cannot be shown to a model; the text is one line that says why."""
+
+
+@contextmanager
+def one_line(path: Path, problem: str = "") -> Iterator[None]:
+    """Turn whatever a decoder raises on a bad file into an ImageError of one line."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except PIL.UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image in a format that Pillow reads") from None
+    except PIL.Image.DecompressionBombError:
+        raise ImageError(f"{path}: more than {MAX_PIXELS:,} pixels, refused as a decompression bomb") from None
+    except MemoryError:
+        raise ImageError(f"{path}: not enough memory to decode it") from None
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        by_system = isinstance(error, OSError) and error.strerror
+        text = by_system or f"damaged image: {error or type(error).__name__}"
+        reason = problem or " ".join(text.split())
+        raise ImageError(f"{path}: {reason}") from None
