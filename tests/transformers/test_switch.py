@@ -207,7 +207,10 @@ def test_compiled(name: str) -> None:
 
 
 def test_bfloat16(family_name: str) -> None:
-    """As far from the float32 answer as the stock model in bfloat16 is from its own."""
+    """As far from the float32 answer as the stock model in bfloat16 is from its own.
+
+    Of each token the largest difference, and of these the median: in bfloat16 some tokens get another expert.
+    """
     model_case = case(family_name)
     full, pruned = model_case.prompts(ROWS, side="right")
     half, half_stock = copy.deepcopy(model_case.pruned).bfloat16(), copy.deepcopy(model_case.stock).bfloat16()
@@ -217,8 +220,13 @@ def test_bfloat16(family_name: str) -> None:
     assert half_logits.dtype == half_stock_logits.dtype
     for prompt in (full, pruned):
         prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].float()
-    noise = difference(half_stock_logits, logits(model_case.stock, model_case, full))
-    assert difference(half_logits, logits(model_case.pruned, model_case, pruned)) < 3 * noise
+    noise = _of_most_tokens(half_stock_logits, logits(model_case.stock, model_case, full))
+    assert _of_most_tokens(half_logits, logits(model_case.pruned, model_case, pruned)) < 3 * noise
+
+
+def _of_most_tokens(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The median over tokens of the largest difference of their logits."""
+    return float((a.double() - b.double()).abs().amax(-1).median())
 
 
 def test_methods_replaced_later_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
