@@ -75,7 +75,7 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-core: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[pdf]' --group core
+	$(PIP) install --editable '.[heif,pdf]' --group core
 	@touch $@ $(VENV)/installed
 
 # The site is made from the source alone; nothing of the package is imported.
@@ -84,7 +84,7 @@ $(VENV)/installed-docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[pdf,training]' --group core --group check --group docs
+	$(PIP) install --editable '.[heif,pdf,training]' --group core --group check --group docs
 	@touch $@ $(VENV)/installed $(VENV)/installed-core $(VENV)/installed-docs
 
 $(VENV)-vllm/installed: pyproject.toml scripts/vllm_env.sh

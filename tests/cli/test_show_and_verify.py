@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,20 +16,7 @@ import pytest
 import pixelprune
 from pixelprune.images.samples import SAMPLES, sample_path
 from tests.support.bad_files import BAD_FILES
-
-COMMAND = Path(sys.executable).with_name("pixelprune")
-
-
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr + done.stdout
-    return done
-
-
-def run_json(*arguments: object, cwd: Path, code: int = 0) -> Any:
-    done = run(*arguments, "--json", cwd=cwd)
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)
+from tests.support.commands import COMMAND, run, run_json
 
 
 def test_help_and_version(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 from PIL import ImageCms, ImageDraw, PngImagePlugin
 
 from pixelprune import fit_image, load_image
-from pixelprune.images import pdf
 from pixelprune.images.errors import ImageError
-from pixelprune.images.files import page_count
 from pixelprune.images.modes import to_rgb
 from tests.support.bad_files import BAD_FILES
 
@@ -148,68 +145,6 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         load_image(PIL.Image.new("L", (9, 9)))  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="not a regular file, but a folder, a pipe or a device"):
         load_image(tmp_path)
-
-
-EMPTY_PDF = (
-    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
-    b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n"
-)
-# Keys that no password fits: all that a reader sees is that it needs one.
-LOCKED_PDF = EMPTY_PDF.replace(
-    b"trailer<<",
-    b"3 0 obj<</Filter/Standard/V 1/R 2/P -4/O<" + b"41" * 32 + b">/U<" + b"42" * 32 + b">>>endobj\n"
-    b"trailer<</Encrypt 3 0 R/ID[<00><00>]",
-)
-
-
-class TestPdf:
-    @pytest.fixture
-    def path(self, picture: PIL.Image.Image, tmp_path: Path) -> Path:
-        pytest.importorskip("pypdfium2", reason="PDF pages need the extra 'pdf'")
-        wide = picture.resize((720, 432))
-        return saved(wide, tmp_path / "two.pdf", save_all=True, append_images=[wide.rotate(180)], resolution=72)
-
-    def test_pages_are_rendered_at_the_chosen_resolution(self, path: Path, picture: PIL.Image.Image) -> None:
-        assert page_count(path) == 2
-        first, second = load_image(path, dpi=72), load_image(path, page=2, dpi=72)
-        assert first.shape == second.shape == (432, 720, 3)
-        assert np.abs(first.astype(int) - np.asarray(picture.resize((720, 432)))).mean() < 6
-        assert np.abs(first[::-1, ::-1].astype(int) - second).mean() < 6
-        assert load_image(path, dpi=144).shape == (864, 1440, 3)
-
-    def test_no_page_has_more_pixels_than_the_limit(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pdf, "MAX_PIXELS", 720 * 432)
-        assert load_image(path, dpi=72).shape == (432, 720, 3)
-        monkeypatch.setattr(pdf, "MAX_PIXELS", 720 * 432 - 1)
-        with pytest.raises(ImageError, match="page 1 has 720 x 432 pixels at 72 dpi"):
-            load_image(path, dpi=72)
-
-    def test_what_cannot_be_rendered(self, path: Path) -> None:
-        with pytest.raises(ImageError, match=r"two.pdf: page must be from 1 to 2, got 3"):
-            load_image(path, page=3)
-        with pytest.raises(ImageError, match="dpi must be at least 1, got 0"):
-            load_image(path, dpi=0)
-        with pytest.raises(ImageError, match="page 1 has 100000 x 60000 pixels at 10000 dpi; lower the dpi"):
-            load_image(path, dpi=10000)
-
-    def test_encrypted_and_empty_ones(self, tmp_path: Path) -> None:
-        (tmp_path / "locked.pdf").write_bytes(LOCKED_PDF)
-        with pytest.raises(ImageError, match=r"locked.pdf: the PDF is encrypted; remove its password first"):
-            page_count(tmp_path / "locked.pdf")
-        (tmp_path / "empty.pdf").write_bytes(EMPTY_PDF)
-        with pytest.raises(ImageError, match=r"empty.pdf: not a readable PDF"):
-            page_count(tmp_path / "empty.pdf")
-
-    def test_without_pypdfium2(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "pypdfium2", None)
-        with pytest.raises(ImageError, match=r"two.pdf: PDF pages need pypdfium2: pip install '\.\[pdf\]'"):
-            load_image(path)
-
-    def test_other_files_have_one_page(self, picture: PIL.Image.Image, tmp_path: Path) -> None:
-        path = saved(picture, tmp_path / "a.png")
-        assert page_count(path) == 1
-        with pytest.raises(ImageError, match="page must be 1 for a file that is not a PDF, got 2"):
-            load_image(path, page=2)
 
 
 class TestFit:

@@ -55,6 +55,11 @@ def print_error(line: str) -> None:
     err.print(f"[bold red]error:[/] {printable(line)}", soft_wrap=True)
 
 
+def print_warning(line: str) -> None:
+    """One line on the error stream about what does not stop the command."""
+    err.print(f"[bold yellow]warning:[/] {printable(line)}", soft_wrap=True)
+
+
 def refuse(error: Exception) -> NoReturn:
     """Print one line and stop: the command line itself cannot be carried out."""
     print_error(describe(error))

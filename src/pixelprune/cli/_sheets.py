@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
+from typing import Self
 
-import PIL.Image
-
-from pixelprune.cli._common import describe
+from pixelprune.cli import _common as common
+from pixelprune.cli._warnings import about as warnings_about
+from pixelprune.images import signatures
 from pixelprune.images.errors import ImageError
-from pixelprune.images.files import fit_image, is_pdf, load_image, page_count
+from pixelprune.images.files import fit_image, load_image, numbered_pages
+from pixelprune.images.pages import Pages, opened
 from pixelprune.selection._blocks import Image
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One image to work on: a file, or one page of a PDF."""
+    """One image to work on: a file, or one page of it."""
 
     path: Path
     page: int | None = None
@@ -27,78 +33,134 @@ class Sheet:
         """What to call it in messages."""
         return str(self.path) if self.page is None else f"{self.path} page {self.page}"
 
-    def load(self, model: str, dpi: int) -> tuple[tuple[int, int], Image]:
-        """Its (height, width) as a file, and the image that `model` would see.
+
+class Reader:
+    """Reads sheets as `model` would see them; a file of many pages stays open until the next file."""
+
+    def __init__(self, model: str, dpi: int) -> None:
+        self._model, self._dpi = model, dpi
+        self._stack = ExitStack()
+        self._path: Path | None = None
+        self._pages: Pages
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read(self, sheet: Sheet) -> tuple[tuple[int, int], Image]:
+        """Its (height, width) as a file, and the image that the model would see.
 
         Raises:
             ImageError: it cannot be read, or the model cannot take it.
         """
-        image = load_image(self.path, page=self.page or 1, dpi=dpi)
+        with warnings_about(sheet.label):
+            image = self._load(sheet)
         try:
-            return (image.shape[0], image.shape[1]), fit_image(image, model)
+            return (image.shape[0], image.shape[1]), fit_image(image, self._model)
         except ValueError as error:
-            raise ImageError(f"{self.label}: {error}") from None
+            raise ImageError(f"{sheet.label}: {error}") from None
+
+    def _load(self, sheet: Sheet) -> Image:
+        if sheet.page is None:
+            return load_image(sheet.path, dpi=self._dpi)
+        if sheet.path != self._path:
+            self._stack.close()
+            self._path = None
+            self._pages = self._stack.enter_context(opened(sheet.path))
+            self._path = sheet.path
+        return self._pages.read(sheet.page, self._dpi)
+
+
+@dataclass
+class Found:
+    """What the paths of a command line stand for."""
+
+    sheets: list[Sheet] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """A line for each path that cannot be used."""
+    skipped: list[str] = field(default_factory=list)
+    """A line for each folder that holds files of other kinds."""
 
 
 # What `show` calls its pictures; in folders they are skipped.
 PICTURE_SUFFIX = ".kept.png"
 
 
-def find_sheets(paths: list[str]) -> tuple[list[Sheet], list[str]]:
-    """All images that `paths` stand for, and a line for each path that cannot be used.
+def find_sheets(paths: list[str]) -> Found:
+    """All images that `paths` stand for; what is not one of them is printed.
 
-    Folders are searched recursively, by the suffixes of image files; hidden files and folders,
-    links to folders, and pictures that `show` made are skipped.
+    Folders are searched recursively, by the suffixes of files; hidden files and folders, links to
+    folders, and pictures that `show` made are passed over.
     """
-    sheets: list[Sheet] = []
-    errors: list[str] = []
+    found = Found()
     for path in paths:
         if not path:
-            errors.append("an empty path was given")
+            found.errors.append("an empty path was given")
             continue
-        for file in _files(Path(path), errors):
+        for file in _files(Path(path), found):
             try:
-                sheets += [Sheet(file, page + 1) for page in range(page_count(file))] if is_pdf(file) else [Sheet(file)]
+                # What a library warns about comes again when the file is read.
+                with warnings.catch_warnings(action="ignore"):
+                    pages = numbered_pages(file)
             except ImageError as error:
-                errors.append(str(error))
-    return sheets, errors
+                found.errors.append(str(error))
+            else:
+                found.sheets += [Sheet(file)] if pages is None else [Sheet(file, page + 1) for page in range(pages)]
+    for line in found.skipped:
+        common.print_warning(line)
+    for line in found.errors:
+        common.print_error(line)
+    return found
 
 
-def _files(path: Path, errors: list[str]) -> list[Path]:
+def _files(path: Path, found: Found) -> list[Path]:
     """The image files below a folder; `path` itself if it is not a folder."""
     try:
         if not path.is_dir():
             return [path]
     except OSError:  # such as a name that is too long: reading it will report that
         return [path]
-    suffixes = {*PIL.Image.registered_extensions(), ".pdf"}
-    found: list[Path] = []
-    before = len(errors)
-    for parent, folders, names in os.walk(path, onerror=lambda error: errors.append(describe(error))):
+    files: list[Path] = []
+    others: Counter[str] = Counter()
+    before = len(found.errors)
+    for parent, folders, names in os.walk(path, onerror=lambda error: found.errors.append(common.describe(error))):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        wanted = [name for name in names if not name.startswith(".") and not name.endswith(PICTURE_SUFFIX)]
-        found += [Path(parent, name) for name in wanted if Path(name).suffix.lower() in suffixes]
-    if not found and len(errors) == before:
-        errors.append(f"{path}: no image in this folder")
-    return sorted(found)
+        for name in sorted(names):
+            if name.startswith(".") or name.endswith(PICTURE_SUFFIX):
+                continue
+            suffix = Path(name).suffix.lower()
+            if signatures.is_image_name(suffix):
+                files.append(Path(parent, name))
+            else:
+                kind = signatures.unsupported_name(suffix)
+                others[f"{kind.name} ({kind.way_out})" if kind else "not named like an image"] += 1
+    if others:
+        found.skipped.append(_skipped(path, others))
+    if not files and len(found.errors) == before:
+        found.errors.append(f"{path}: no image in this folder")
+    return sorted(files)
+
+
+def _skipped(folder: Path, reasons: Counter[str]) -> str:
+    count = reasons.total()
+    listed = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1]))
+    return f"{folder}: skipped {count:,} file{'' if count == 1 else 's'}: {listed}"
 
 
 def with_names(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
     """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken."""
     taken: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}  # each name goes on counting where it stopped
     for sheet in sheets:
         page = "" if sheet.page is None else f"-page{sheet.page}"
-        for name in _candidates(sheet.path, page):
-            if name.casefold() not in taken:
-                break
+        base = sheet.path.name + page
+        counter = numbers.setdefault(base.casefold(), count(2))
+        name = next(
+            name
+            for name in chain((sheet.path.stem + page, base), (f"{base}-{number}" for number in counter))
+            if name.casefold() not in taken
+        )
         taken.add(name.casefold())
         yield sheet, name
-
-
-def _candidates(path: Path, page: str) -> Iterator[str]:
-    yield path.stem + page
-    yield path.name + page
-    number = 2
-    while True:
-        yield f"{path.name}{page}-{number}"
-        number += 1

@@ -12,7 +12,7 @@ import typer
 
 from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
-from pixelprune.cli._sheets import PICTURE_SUFFIX, Sheet, find_sheets, with_names
+from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, with_names
 from pixelprune.images import sizes
 from pixelprune.images.errors import ImageError
 from pixelprune.images.overlay import overlay
@@ -41,7 +41,7 @@ def show(
     """Show which blocks of your images are kept, and how many visual tokens that saves.
 
     Writes one picture per image: kept blocks in color, dropped blocks grayed out.
-    For an animation or a multi-page TIFF, only the first frame is shown; for a PDF, every page.
+    For an animation, only the first frame is shown; for a PDF or a TIFF, every page.
     The milliseconds are the time of the selection alone.
     """
     try:
@@ -54,12 +54,12 @@ def show(
     except OSError as error:
         common.refuse(OptionError("output", f"must be a folder that can be written to, got {common.describe(error)}"))
     common.prepare_kernels()
-    sheets, errors = find_sheets(paths)
-    for line in errors:
-        common.print_error(line)
-    batch = _Batch(model, config, dpi, grid, output, [], errors, {sheet.path.resolve() for sheet in sheets})
+    found = find_sheets(paths)
+    sheets = found.sheets
     interrupted = False
-    with common.err.status("") as status:
+    with Reader(model, dpi) as reader, common.err.status("") as status:
+        inputs = {sheet.path.resolve() for sheet in sheets}
+        batch = _Batch(reader, sizes.preset(model).block, config, grid, output, [], found.errors, inputs)
         for number, (sheet, name) in enumerate(with_names(sheets), 1):
             status.update(f"{common.printable(sheet.label)}  ({number} of {len(sheets)})")
             try:
@@ -68,12 +68,13 @@ def show(
                 interrupted = True
                 break
     if as_json:
-        common.print_json({"config": config.to_dict(), "model": model, "images": batch.rows, "errors": errors})
+        found_as_json = {"images": batch.rows, "errors": found.errors, "skipped": found.skipped}
+        common.print_json({"config": config.to_dict(), "model": model, **found_as_json})
     elif batch.rows:
-        _print(batch)
+        _print(batch, model)
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if errors:
+    if found.errors:
         raise typer.Exit(EXIT_INPUT)
 
 
@@ -81,9 +82,9 @@ def show(
 class _Batch:
     """The run of one command: what to do with each image, and what came of it."""
 
-    model: str
+    reader: Reader
+    block: int
     config: PruneConfig
-    dpi: int
     grid: bool
     output: Path
     rows: list[Row]
@@ -93,12 +94,12 @@ class _Batch:
     def add(self, sheet: Sheet, name: str) -> None:
         """Select from one image and draw it; a failure becomes one line on the error stream."""
         try:
-            size, image = sheet.load(self.model, self.dpi)
+            size, image = self.reader.read(sheet)
         except ImageError as error:
             self._fail(str(error))
             return
         start = time.perf_counter()
-        selection = select(image, self.config, block=sizes.preset(self.model).block)
+        selection = select(image, self.config, block=self.block)
         milliseconds = 1e3 * (time.perf_counter() - start)
         picture = self.output / f"{name}{PICTURE_SUFFIX}"
         drawn = True
@@ -145,7 +146,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str], int], ...] = (
 )
 
 
-def _print(batch: _Batch) -> None:
+def _print(batch: _Batch, model: str) -> None:
     rows, config = batch.rows, batch.config
     columns = [(name, cell) for name, cell, least in _COLUMNS if common.out.width >= least]
     lines = []
@@ -157,7 +158,7 @@ def _print(batch: _Batch) -> None:
         tokens, kept = sum(row["tokens"] for row in rows), sum(row["kept"] for row in rows)
         totals = {"tokens": f"{tokens:,}", "kept": f"{kept:,}", "retain ratio": f"[bold]{kept / tokens:.3f}[/]"}
         footer = [f"{len(rows)} images", *(totals.get(name, "") for name, _ in columns)]
-    title = f"What {batch.model} would see, {config.predictor}, {config.metric}"
+    title = f"What {model} would see, {config.predictor}, {config.metric}"
     common.print_table(title, [("image", "left"), *((name, "right") for name, _ in columns)], lines, footer)
     over = sum(not row["budget_met"] for row in rows)
     if over:

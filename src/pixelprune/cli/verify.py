@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pixelprune.cli import EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
-from pixelprune.cli._sheets import Sheet, find_sheets
+from pixelprune.cli._sheets import Reader, Sheet, find_sheets
 from pixelprune.images import sizes
 from pixelprune.images.errors import ImageError
 from pixelprune.selection.config import PruneConfig, option_help
@@ -40,21 +40,20 @@ def verify(
     except ValueError as error:
         common.refuse(error)
     common.prepare_kernels()
-    sheets, errors = find_sheets(paths)
-    for line in errors:
-        common.print_error(line)
+    found = find_sheets(paths)
+    sheets, errors = found.sheets, found.errors
     results: list[tuple[Sheet, Check]] = []
     interrupted = False
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=common.err, transient=True)
     # In a log, a status line would leave an empty line.
-    with progress if common.err.is_terminal else nullcontext():
+    with Reader(model, dpi) as reader, progress if common.err.is_terminal else nullcontext():
         task = progress.add_task("Verifying", total=len(sheets) * len(plan))
         try:
             for sheet in sheets:
                 progress.update(task, description=common.printable(sheet.path.name))
                 try:
-                    _, image = sheet.load(model, dpi)
+                    _, image = reader.read(sheet)
                     for check in verify_image(image, threshold, block=block):
                         results.append((sheet, check))
                         progress.advance(task)
@@ -66,7 +65,7 @@ def verify(
             interrupted = True
     broken = [(sheet, check) for sheet, check in results if not check.holds]
     if as_json:
-        common.print_json(_as_json(results, errors))
+        common.print_json({**_as_json(results), "errors": errors, "skipped": found.skipped})
     elif results:
         _print(results, plan)
     for sheet, check in broken:
@@ -81,7 +80,7 @@ def verify(
         raise typer.Exit(EXIT_INPUT)
 
 
-def _as_json(results: list[tuple[Sheet, Check]], errors: list[str]) -> dict[str, Any]:
+def _as_json(results: list[tuple[Sheet, Check]]) -> dict[str, Any]:
     checks = [
         {
             "image": str(sheet.path),
@@ -93,7 +92,7 @@ def _as_json(results: list[tuple[Sheet, Check]], errors: list[str]) -> dict[str,
         }
         for sheet, check in results
     ]
-    return {"holds": bool(results) and all(check.holds for _, check in results), "checks": checks, "errors": errors}
+    return {"holds": bool(results) and all(check.holds for _, check in results), "checks": checks}
 
 
 def _print(results: list[tuple[Sheet, Check]], plan: list[PruneConfig]) -> None:

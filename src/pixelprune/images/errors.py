@@ -17,7 +17,7 @@ class ImageError(ValueError):
 
 
 @contextmanager
-def one_line(path: Path, problem: str = "") -> Iterator[None]:
+def one_line(path: Path | str, problem: str = "") -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into an ImageError of one line."""
     try:
         yield
@@ -33,6 +33,15 @@ def one_line(path: Path, problem: str = "") -> Iterator[None]:
         raise ImageError(f"{path}: not enough memory to decode it") from None
     except Exception as error:  # decoders raise nearly anything on damaged data
         by_system = isinstance(error, OSError) and error.strerror
-        text = by_system or f"damaged image: {error or type(error).__name__}"
+        text = by_system or _described(error)
         reason = problem or " ".join(text.split())
         raise ImageError(f"{path}: {reason}") from None
+
+
+def _described(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, KeyError):  # such as the number of a compression
+        return f"not supported: it holds a value that Pillow does not know ({text})"
+    if text.lower().startswith(("unsupported", "unimplemented", "unknown", "cannot load")):
+        return f"not supported: {text}"
+    return f"damaged image: {text}"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL import ImageOps
 
-from pixelprune.images.errors import ImageError, one_line
+from pixelprune.images import signatures
+from pixelprune.images.errors import ImageError
 from pixelprune.images.modes import to_rgb
-from pixelprune.images.pdf import opened_pdf, render
+from pixelprune.images.pages import opened, refuse_single_pixel
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 
@@ -20,14 +20,14 @@ from pixelprune.selection._blocks import Image
 def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -> Image:
     """Read an image file, or render a page of a PDF, as uint8 RGB (H, W, 3).
 
-    EXIF orientation is applied; for an animation or a multi-page TIFF, the first frame is used;
+    EXIF orientation is applied; for an animation, the first frame is used;
     transparency is composited over white, as the processors in transformers do. 16-bit samples are scaled
     to 8 bits, where those processors would clip them at 255; 32-bit integers are taken to span
     255 or 65535, and floating point values 1, 255 or 65535, whichever first holds them all.
 
     Args:
-        path: any file that Pillow reads, or a PDF (with the extra ``pdf``).
-        page: of a PDF, counted from 1.
+        path: any file that Pillow reads, a PDF (with the extra ``pdf``), or HEIC (``heif``).
+        page: of a PDF or a TIFF, counted from 1.
         dpi: resolution to render a PDF page at.
 
     Raises:
@@ -42,14 +42,12 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
     if not isinstance(path, str | os.PathLike):
         raise ImageError(f"path must be the path of a file, got {type(path).__name__}; fit_image takes Pillow images")
     path = Path(path)
-    if is_pdf(path):
-        with opened_pdf(path) as document:
-            return render(document, path, page, dpi)
-    if page != 1:
-        raise ImageError(f"{path}: page must be 1 for a file that is not a PDF, got {page}")
-    with one_line(path), PIL.Image.open(path) as image:
-        _refuse_single_pixel(image)
-        return to_rgb(_upright(image))
+    with opened(path) as pages:
+        count = len(pages)
+        if not 1 <= page <= count:
+            wanted = f"from 1 to {count}" if count > 1 else "1, the only one"
+            raise ImageError(f"{path}: page must be {wanted}, got {page}")
+        return pages.read(page, dpi)
 
 
 def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-vl") -> Image:
@@ -82,7 +80,7 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
         image = _from_array(image)
     elif not isinstance(image, PIL.Image.Image):
         raise ValueError(f"image must be a Pillow image or a numpy array, got {type(image).__name__}")
-    _refuse_single_pixel(image)
+    refuse_single_pixel(image.size)
     height, width = fitted.fit_size(image.height, image.width)
     rgb = to_rgb(image)
     if rgb.shape[:2] == (height, width):
@@ -90,42 +88,18 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
     return np.array(PIL.Image.fromarray(rgb).resize((width, height), PIL.Image.Resampling.BICUBIC))
 
 
-def page_count(path: str | os.PathLike[str]) -> int:
-    """Pages of a PDF; 1 for every other file.
+def numbered_pages(path: str | os.PathLike[str]) -> int | None:
+    """Pages of a PDF, or of a TIFF that has more than one; None for a file that is one image.
 
     Raises:
-        ImageError: the PDF cannot be opened.
+        ImageError: the file cannot be opened.
     """
     path = Path(path)
-    if not is_pdf(path):
-        return 1
-    with opened_pdf(path) as document:
-        return len(document)
-
-
-def is_pdf(path: Path) -> bool:
-    """Whether the file begins like a PDF, whatever its name.
-
-    Raises:
-        ImageError: the file cannot be read, or is empty.
-    """
-    with one_line(path):
-        # Opening a pipe can block forever, and what is read from it is gone.
-        if path.exists() and not path.is_file():
-            raise ImageError("not a regular file, but a folder, a pipe or a device")
-        with path.open("rb") as file:
-            head = file.read(1024)
-        if not head:
-            raise ImageError("the file is empty")
-    return head.lstrip(b"\xef\xbb\xbf\0 \t\r\n").startswith(b"%PDF-")
-
-
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata does not make the pixels unreadable
-        return image
+    head = signatures.head_of(path)
+    if not signatures.is_tiff(head) and not signatures.is_pdf(path, head):
+        return None
+    with opened(path) as pages:
+        return len(pages) if pages.numbered else None
 
 
 def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
@@ -135,8 +109,3 @@ def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
             "scale it to 0..255, convert it to uint8, and move channels last"
         )
     return PIL.Image.fromarray(np.ascontiguousarray(image))
-
-
-def _refuse_single_pixel(image: PIL.Image.Image) -> None:
-    if image.size == (1, 1):
-        raise ImageError("a single pixel leaves nothing to predict or to prune")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,31 +18,60 @@ if TYPE_CHECKING:
     import pypdfium2
 
 
-def render(document: pypdfium2.PdfDocument, path: Path, page: int, dpi: int) -> Image:
-    if not 1 <= page <= len(document):
-        raise ImageError(f"{path}: page must be from 1 to {len(document)}, got {page}")
-    if dpi < 1:
-        raise ImageError(f"dpi must be at least 1, got {dpi}")
-    with one_line(path, f"page {page} cannot be rendered"):
-        sheet = document[page - 1]
-        width, height = (side * dpi / 72 for side in sheet.get_size())
-        if width * height > MAX_PIXELS:
-            raise ImageError(f"page {page} has {width:.0f} x {height:.0f} pixels at {dpi} dpi; lower the dpi")
-        return np.array(sheet.render(scale=dpi / 72, rev_byteorder=True).to_numpy()[:, :, :3])
+class PdfPages:
+    """The pages of an opened PDF."""
+
+    numbered = True
+
+    def __init__(self, path: Path, document: pypdfium2.PdfDocument) -> None:
+        self._path, self._document, self._count = path, document, len(document)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, page: int, dpi: int) -> Image:
+        """A page, counted from 1, as uint8 (H, W, 3), with what is filled into its form fields."""
+        if dpi < 1:
+            raise ImageError(f"dpi must be at least 1, got {dpi}")
+        with one_line(self._path, f"page {page} cannot be rendered"), closing(self._document[page - 1]) as sheet:
+            width, height = (side * dpi / 72 for side in sheet.get_size())
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"page {page} has {width:.0f} x {height:.0f} pixels at {dpi} dpi; lower the dpi")
+            with closing(sheet.render(scale=dpi / 72, rev_byteorder=True, may_draw_forms=True)) as bitmap:
+                return np.array(bitmap.to_numpy()[:, :, :3])
 
 
 @contextmanager
-def opened_pdf(path: Path) -> Iterator[pypdfium2.PdfDocument]:
+def opened_pdf(path: Path) -> Iterator[PdfPages]:
     try:
         import pypdfium2
     except ImportError:
         raise ImageError(f"{path}: PDF pages need pypdfium2: {_extras.install('pdf')}") from None
     with one_line(path, "not a readable PDF"):
         try:
-            document = pypdfium2.PdfDocument(path)
+            # pypdfium2 expands a leading "~", which is a letter here.
+            document = pypdfium2.PdfDocument(path.absolute())
         except pypdfium2.PdfiumError as error:
             if "password" in str(error):
                 raise ImageError("the PDF is encrypted; remove its password first") from None
             raise
     with document:
-        yield document
+        with one_line(path, "not a readable PDF"):
+            _init_forms(document)
+            pages = PdfPages(path, document)
+        yield pages
+
+
+def _init_forms(document: pypdfium2.PdfDocument) -> None:
+    """Have what is filled into form fields drawn; must happen before pages are loaded or counted."""
+    # XFA forms come with ordinary fields, which are drawn; that XFA itself is not, is logged for each file.
+    logger = logging.getLogger("pypdfium2._helpers.document")
+    logger.addFilter(_is_not_about_xfa)
+    try:
+        document.init_forms()
+    finally:
+        logger.removeFilter(_is_not_about_xfa)
+
+
+def _is_not_about_xfa(record: logging.LogRecord) -> bool:
+    return "XFA" not in record.getMessage()

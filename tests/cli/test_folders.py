@@ -1,0 +1,151 @@
+"""What the commands make of folders, of files of several pages, and of what libraries warn about."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from PIL import EpsImagePlugin
+
+from pixelprune.cli import _sheets
+from pixelprune.cli._sheets import Reader, Sheet, find_sheets, with_names
+from pixelprune.cli._warnings import about
+from pixelprune.images import signatures
+from pixelprune.images.samples import sample_path
+from tests.support.commands import run, run_json
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(sample_path("screen"), tmp_path / "a.png")
+    return tmp_path
+
+
+class TestSkipped:
+    def test_files_are_counted_with_the_reason(self, folder: Path) -> None:
+        for name in ("a.svg", "b.svg", "c.jxl", "d.h5", "notes.txt", "notes", "e.mp4", "deep/f.SVG", ".hidden.svg"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("not looked into")
+        line = (
+            ".: skipped 8 files: 3 SVG (it has no pixels, render it to PNG first), 2 not named like an image, "
+            "1 JPEG XL (convert it to PNG first), 1 scientific data (convert it to PNG first), "
+            "1 video (extract its frames as images first)"
+        )
+        for command in ("show", "verify"):
+            done = run(command, ".", cwd=folder)
+            assert done.returncode == 0
+            assert done.stderr == f"warning: {line}\n"
+            result = run_json(command, ".", cwd=folder)
+            assert result["skipped"] == [line]
+            assert result["errors"] == []
+
+    def test_a_folder_of_images_is_quiet(self, folder: Path) -> None:
+        assert run("show", ".", cwd=folder).stderr == ""
+        assert run_json("show", ".", cwd=folder)["skipped"] == []
+
+    def test_heic_and_eps_depend_on_what_is_installed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "b.heic").write_bytes(b"")
+        (folder / "c.eps").write_bytes(b"")
+        try:
+            for installed in (False, True):
+                monkeypatch.setattr(signatures, "find_spec", lambda _name, answer=installed: answer or None)
+                monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs" if installed else False)
+                signatures._read_suffixes.cache_clear()
+                found = find_sheets([str(folder)])
+                kinds = len(found.sheets) + len(found.errors)
+                assert kinds == (3 if installed else 1)
+                if installed:
+                    assert found.skipped == []
+                else:
+                    assert "1 HEIC without pillow-heif (pip install '.[heif]'" in found.skipped[0]
+                    assert "1 EPS without Ghostscript (install Ghostscript, or" in found.skipped[0]
+        finally:
+            signatures._read_suffixes.cache_clear()
+
+
+class TestPages:
+    def test_every_page_of_a_tiff_is_shown(self, folder: Path) -> None:
+        page = PIL.Image.open(folder / "a.png").convert("L")
+        page.save(folder / "scan.tif", save_all=True, append_images=[page.rotate(180)])
+        page.save(folder / "single.tif")
+        rows = run_json("show", "scan.tif", "single.tif", cwd=folder)["images"]
+        assert [(row["image"], row["page"]) for row in rows] == [
+            ("scan.tif", 1), ("scan.tif", 2), ("single.tif", None),
+        ]  # fmt: skip
+        assert [Path(row["overlay"]).name for row in rows] == [
+            "scan-page1.kept.png", "scan-page2.kept.png", "single.kept.png",
+        ]  # fmt: skip
+        assert "scan.tif page 2" in run("show", "scan.tif", cwd=folder).stdout
+
+    def test_a_file_is_opened_once_for_all_its_pages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        frames = [PIL.Image.new("L", (64, 64), value) for value in range(5)]
+        frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+        frames[0].save(tmp_path / "b.tif", save_all=True, append_images=frames[1:])
+        opened: list[Path] = []
+        original = _sheets.opened
+        monkeypatch.setattr(_sheets, "opened", lambda path: opened.append(path) or original(path))
+        sheets = [Sheet(tmp_path / name, page) for name in ("a.tif", "b.tif") for page in range(1, 6)]
+        with Reader("qwen3-vl", 144) as reader:
+            values = [int(reader.read(sheet)[1][0, 0, 0]) for sheet in sheets]
+        assert values == [*range(5), *range(5)]
+        assert opened == [tmp_path / "a.tif", tmp_path / "b.tif"]
+
+
+class TestNames:
+    def test_as_before(self) -> None:
+        sheets = [Sheet(Path(name)) for name in ("a.png", "x/a.png", "y/a.png", "a.jpg", "z/A.png", "a.png-2.tif")]
+        names = [name for _, name in with_names(sheets)]
+        assert names == ["a", "a.png", "a.png-2", "a.jpg", "A.png-3", "a.png-2.tif"]
+
+    def test_the_number_of_tries_is_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each try draws a number; 3,000 equal names draw about as many."""
+        drawn = 0
+
+        def counted(start: int):
+            nonlocal drawn
+            while True:
+                drawn += 1
+                yield start
+                start += 1
+
+        monkeypatch.setattr(_sheets, "count", counted)
+        sheets = [Sheet(Path(str(number), "a.png")) for number in range(3000)]
+        assert len({name.casefold() for _, name in with_names(sheets)}) == 3000
+        assert drawn <= 3000
+
+
+class TestWarnings:
+    def test_each_is_one_line_that_names_the_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with about("x.png"):
+            for _ in range(3):
+                warnings.warn("Corrupt EXIF data.\n  Expecting 12 bytes", stacklevel=1)
+            logging.getLogger("PIL.TiffImagePlugin").warning("More samples than %d", 4)
+            warnings.warn("too large", PIL.Image.DecompressionBombWarning, stacklevel=1)
+        assert capsys.readouterr().err.splitlines() == [
+            "warning: x.png: More samples than 4",
+            "warning: x.png: Corrupt EXIF data. Expecting 12 bytes",
+        ]
+
+    def test_are_printed_although_reading_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def read() -> None:
+            with about("x.png"):
+                warnings.warn("odd", stacklevel=1)
+                raise ValueError("broken")
+
+        with pytest.raises(ValueError, match="broken"):
+            read()
+        assert capsys.readouterr().err == "warning: x.png: odd\n"
+
+    def test_a_file_with_damaged_metadata(self, tmp_path: Path) -> None:
+        """An Exif block whose entry points behind its end."""
+        picture = PIL.Image.open(sample_path("screen"))
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0\xff\0\0\0\xff\xff\0\0\0\0\0\0"
+        picture.convert("RGB").save(tmp_path / "a.jpg", exif=exif)
+        done = run("show", "a.jpg", cwd=tmp_path)
+        assert done.returncode == 0
+        assert done.stderr
+        assert all(line.startswith("warning: a.jpg: ") for line in done.stderr.splitlines())
