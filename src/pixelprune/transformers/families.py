@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import transformers
 from packaging.version import InvalidVersion, Version
 
 from pixelprune.selection._registry import Registry
@@ -109,17 +110,15 @@ _registry = Registry(
         Family("exaone4_5", positions="1d"),
         Family("hyperclovax_vision_v2", tower="vision_model", positions="1d"),
         Family("dots3_note", tower="vision_tower", positions="1d"),
-        # Their encoders take other inputs from 5.24 on.
+        Family("kimi_k25", tower="vision_tower", merge="merge_kernel_size", patch_order="row", positions="1d"),
         Family(
-            "kimi_k25",
+            "muse_glimmer",
             tower="vision_tower",
-            merge="merge_kernel_size",
+            merge="merge_size",
             patch_order="row",
             positions="1d",
-            until="5.24.0",
-        ),
-        Family(
-            "muse_glimmer", tower="vision_tower", merge="merge_size", patch_order="row", positions="1d", until="5.24.0"
+            # Before, its table was looked up with height first.
+            transposed_table=Version(transformers.__version__) >= Version("5.24.0"),
         ),
         Family(
             "muse_spark",
