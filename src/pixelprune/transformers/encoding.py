@@ -76,15 +76,16 @@ def _tower_inputs(
             cut["max_window_seqlen"] = int(starts.diff().max())
     for name in _GATHERS & full.keys():
         if isinstance(full[name], tuple):
-            cut[name] = _scattered(*full[name], patches)
+            cut[name] = _scattered(full[name], patches)
             continue
         by_block = full[name].view(len(patches.keep.mask), -1)[patches.keep.mask]  # (K, m²)
         cut[name] = patches.rank[by_block].view(-1, *full[name].shape[1:])
     return cut
 
 
-def _scattered(places: Tensor, weights: Tensor, blocks: int, patches: KeptPatches) -> tuple[Tensor, Tensor, int]:
+def _scattered(full: tuple[Tensor, Tensor, int], patches: KeptPatches) -> tuple[Tensor, Tensor, int]:
     """Where each patch is added among those of all blocks, and with which weight, for the kept ones alone."""
+    places, weights, blocks = full
     keep = patches.keep.mask
     assert blocks == len(keep)
     ranks = keep.cumsum(0) - 1  # of each kept block
