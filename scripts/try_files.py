@@ -66,7 +66,7 @@ def read_all() -> None:
             with opened(path) as file:
                 for page in range(1, min(len(file), PAGES) + 1):
                     try:
-                        image = file.read(page, DPI)
+                        image = file.read(page, DPI, "white")
                         pages.append({"shape": image.shape, "small": small(image).tobytes().hex()})
                     except ImageError as error:
                         pages.append({"refused": str(error)})

@@ -51,7 +51,7 @@ class TestTiff:
 
     def test_in_any_order_from_one_opened_file(self, path: Path) -> None:
         with opened(path) as file:
-            assert [int(file.read(page, 144)[0, 0, 0]) for page in (3, 1, 2, 2, 3)] == [30, 10, 20, 20, 30]
+            assert [int(file.read(page, 144, "white")[0, 0, 0]) for page in (3, 1, 2, 2, 3)] == [30, 10, 20, 20, 30]
 
     @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -70,7 +70,7 @@ class TestTiff:
         frame.save(tmp_path / "two.tif", save_all=True, append_images=[frame], **options)
         with opened(tmp_path / "two.tif") as file:
             for page in (1, 2, 1):
-                assert (file.read(page, 144)[:, :, 0] == upright).all(), page
+                assert (file.read(page, 144, "white")[:, :, 0] == upright).all(), page
 
     def test_a_single_page_is_not_numbered(self, tmp_path: Path) -> None:
         shade(10).save(tmp_path / "one.tif")
@@ -103,13 +103,13 @@ class TestTiff:
         path.write_bytes(data)
         assert numbered_pages(path) == 3
         with opened(path) as file:
-            assert file.read(1, 144)[0, 0, 0] == 10
+            assert file.read(1, 144, "white")[0, 0, 0] == 10
             with pytest.raises(
                 ImageError,
                 match=r"three.tif page 2: not supported: it holds a value that Pillow does not know \(54321\)",
             ):
-                file.read(2, 144)
-            assert file.read(3, 144)[0, 0, 0] == 30
+                file.read(2, 144, "white")
+            assert file.read(3, 144, "white")[0, 0, 0] == 30
 
     def test_directories_in_a_circle_end(self, path: Path) -> None:
         data = bytearray(path.read_bytes())

@@ -37,8 +37,8 @@ class Sheet:
 class Reader:
     """Reads sheets as `model` would see them; a file of many pages stays open until the next file."""
 
-    def __init__(self, model: str, dpi: int) -> None:
-        self._model, self._dpi = model, dpi
+    def __init__(self, model: str, dpi: int, transparency: str = "white") -> None:
+        self._model, self._dpi, self._transparency = model, dpi, transparency
         self._stack = ExitStack()
         self._path: Path | None = None
         self._pages: Pages
@@ -64,13 +64,13 @@ class Reader:
 
     def _load(self, sheet: Sheet) -> Image:
         if sheet.page is None:
-            return load_image(sheet.path, dpi=self._dpi)
+            return load_image(sheet.path, dpi=self._dpi, transparency=self._transparency)
         if sheet.path != self._path:
             self._stack.close()
             self._path = None
             self._pages = self._stack.enter_context(opened(sheet.path))
             self._path = sheet.path
-        return self._pages.read(sheet.page, self._dpi)
+        return self._pages.read(sheet.page, self._dpi, self._transparency)
 
 
 @dataclass

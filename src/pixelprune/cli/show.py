@@ -15,6 +15,7 @@ from pixelprune.cli import _common as common
 from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, with_names
 from pixelprune.images import sizes
 from pixelprune.images.errors import ImageError
+from pixelprune.images.modes import check_transparency
 from pixelprune.images.overlay import overlay
 from pixelprune.selection.config import PruneConfig
 from pixelprune.selection.errors import OptionError
@@ -36,6 +37,14 @@ def show(
     ] = Path("overlays"),
     grid: Annotated[bool, typer.Option("--grid", help="Draw the edges of all blocks.")] = False,
     dpi: common.Dpi = 144,
+    transparency: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What is seen of transparent pixels: white, as when an image or a request is handed over; or ignore, "
+            "as when transformers reads a path itself, and shows the colors stored below.",
+        ),
+    ] = "white",
     as_json: common.AsJson = False,
 ) -> None:
     """Show which blocks of your images are kept, and how many visual tokens that saves.
@@ -46,6 +55,7 @@ def show(
     """
     try:
         sizes.preset(model)
+        check_transparency(transparency)
         config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold)
     except ValueError as error:
         common.refuse(error)
@@ -57,7 +67,7 @@ def show(
     found = find_sheets(paths)
     sheets = found.sheets
     interrupted = False
-    with Reader(model, dpi) as reader, common.err.status("") as status:
+    with Reader(model, dpi, transparency) as reader, common.err.status("") as status:
         inputs = {sheet.path.resolve() for sheet in sheets}
         batch = _Batch(reader, sizes.preset(model).block, config, grid, output, [], found.errors, inputs)
         for number, (sheet, name) in enumerate(with_names(sheets), 1):

@@ -11,28 +11,34 @@ import PIL.Image
 
 from pixelprune.images import signatures
 from pixelprune.images.errors import ImageError
-from pixelprune.images.modes import to_rgb
+from pixelprune.images.modes import check_transparency, to_rgb
 from pixelprune.images.pages import opened, refuse_single_pixel
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 
 
-def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -> Image:
+def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, transparency: str = "white") -> Image:
     """Read an image file, or render a page of a PDF, as uint8 RGB (H, W, 3).
 
-    EXIF orientation is applied; for an animation, the first frame is used;
-    transparency is composited over white, as the processors in transformers do. 16-bit samples are scaled
-    to 8 bits, where those processors would clip them at 255; 32-bit integers are taken to span
-    255 or 65535, and floating point values 1, 255 or 65535, whichever first holds them all.
+    EXIF orientation is applied; for an animation, the first frame is used. 16-bit samples are scaled
+    to 8 bits. 32-bit integers are taken to span 255, 65535 or all of their bits, whichever first holds
+    them all. Of floating point values 1 is white; whole numbers are taken to span 255 or 65535.
+
+    Transparency is composited over white, as the processors in transformers do with a Pillow image
+    that is handed to them, and as vLLM does with RGBA. What `transformers` reads from a path or an
+    address itself, as in `apply_chat_template`, is converted to RGB first, which leaves transparency
+    out: ``transparency="ignore"`` shows that.
 
     Args:
         path: any file that Pillow reads, a PDF (with the extra ``pdf``), or HEIC (``heif``).
         page: of a PDF or a TIFF, counted from 1.
         dpi: resolution to render a PDF page at.
+        transparency: "white", or "ignore" to show the colors that are stored below it.
 
     Raises:
         ImageError: (a ValueError) the file is missing, empty, truncated, not an image, a single
-            pixel, too large, or has no such page.
+            pixel, too large, has no such page, or nothing says which of its samples are black and white.
+        ValueError: `transparency` is not one of these.
 
     Example:
         >>> from pixelprune.images.samples import sample_path
@@ -41,13 +47,14 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144) -
     """
     if not isinstance(path, str | os.PathLike):
         raise ImageError(f"path must be the path of a file, got {type(path).__name__}; fit_image takes Pillow images")
+    check_transparency(transparency)
     path = Path(path)
     with opened(path) as pages:
         count = len(pages)
         if not 1 <= page <= count:
             wanted = f"from 1 to {count}" if count > 1 else "1, the only one"
             raise ImageError(f"{path}: page must be {wanted}, got {page}")
-        return pages.read(page, dpi)
+        return pages.read(page, dpi, transparency)
 
 
 def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-vl") -> Image:

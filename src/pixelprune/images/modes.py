@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import PIL.Image
 
+from pixelprune.images import deep
 from pixelprune.selection._blocks import Image
+from pixelprune.selection.errors import not_one_of
 
-# What the samples of Pillow's deep modes may be meant to span; all others have 16 bits.
-_FULL_SCALES = {"I": (255, 65535), "F": (1, 255, 65535)}
+# What becomes of transparency: composited over white, or left out, which shows the colors that are stored below it.
+TRANSPARENCY = ("white", "ignore")
 
 
-def to_rgb(image: PIL.Image.Image) -> Image:
-    """A Pillow image of any mode as uint8 (H, W, 3)."""
-    if image.mode.startswith("I") or image.mode == "F":
-        gray = _to_8_bits(np.asarray(image), _FULL_SCALES.get(image.mode, (65535,)))
+_ROWS = 256  # converted at a time: whole copies in each mode on the way would take several times the memory
+
+
+def check_transparency(transparency: str) -> None:
+    if transparency not in TRANSPARENCY:
+        raise not_one_of("transparency", transparency, TRANSPARENCY)
+
+
+def load(image: PIL.Image.Image) -> None:
+    """Decode, without what Pillow would decode wrongly.
+
+    Raises:
+        ImageError: it cannot be decoded rightly.
+    """
+    check = deep.before_loading(image)
+    image.load()
+    check(image)
+
+
+def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
+    """A Pillow image of any mode as uint8 (H, W, 3).
+
+    Raises:
+        ImageError: nothing says which of its samples are black and white.
+    """
+    load(image)
+    if deep.is_deep(image):
+        gray, transparent = deep.to_gray(image)
+        if transparent is not None and transparency == "white":
+            gray[transparent] = 255
         return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        bottom = min(top + _ROWS, image.height)
+        rgb[top:bottom] = np.asarray(_flat(image.crop((0, top, image.width, bottom)), transparency))
+    return rgb
+
+
+def _flat(image: PIL.Image.Image, transparency: str) -> PIL.Image.Image:
+    if image.has_transparency_data and transparency == "white":
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
-
-
-def _to_8_bits(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> Image:
-    """Scale samples to 8 bits; the first of `full_scales` that holds all finite ones counts."""
-    largest = values.max(initial=0, where=np.isfinite(values))
-    full_scale = next((scale for scale in full_scales if largest <= scale), full_scales[-1])
-    values = np.where(np.isnan(values), 0, values)
-    gray: Image = np.rint(values.clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
-    return gray
+    image.info.pop("transparency", None)  # of this strip alone; Pillow would warn that it is left out
+    return image.convert("RGB")

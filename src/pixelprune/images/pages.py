@@ -10,9 +10,8 @@ from typing import Protocol
 import PIL.Image
 from PIL import EpsImagePlugin, ImageFile, ImageOps, TiffImagePlugin
 
-from pixelprune.images import signatures
+from pixelprune.images import modes, signatures
 from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line
-from pixelprune.images.modes import to_rgb
 from pixelprune.images.pdf import opened_pdf
 from pixelprune.selection._blocks import Image
 
@@ -24,8 +23,8 @@ class Pages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, page: int, dpi: int) -> Image:
-        """A page, counted from 1, as uint8 (H, W, 3); `dpi` counts for a PDF.
+    def read(self, page: int, dpi: int, transparency: str) -> Image:
+        """A page, counted from 1, as uint8 (H, W, 3); `dpi` counts for a PDF, `transparency` for other files.
 
         Raises:
             ImageError: it cannot be read.
@@ -60,13 +59,13 @@ class ImagePages:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def read(self, page: int, dpi: int) -> Image:
+    def read(self, page: int, dpi: int, transparency: str) -> Image:
         with one_line(f"{self._path} page {page}" if self.numbered else self._path):
             if self.numbered:
                 self._image.seek(self._frames[page - 1])
             _check_size(self._image.size)
             _load(self._image)
-            return to_rgb(self._image)
+            return modes.to_rgb(self._image, transparency)
 
 
 def refuse_single_pixel(size: tuple[int, int]) -> None:
@@ -109,7 +108,9 @@ def _opened_heif(path: Path) -> PIL.Image.Image:
 def _load(image: PIL.Image.Image) -> None:
     """Decode, and turn upright."""
     try:
-        image.load()
+        modes.load(image)
+    except ImageError:
+        raise
     except Exception as error:
         if kind := _unsupported(image, error):
             raise ImageError(kind) from None

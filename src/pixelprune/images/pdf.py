@@ -29,7 +29,7 @@ class PdfPages:
     def __len__(self) -> int:
         return self._count
 
-    def read(self, page: int, dpi: int) -> Image:
+    def read(self, page: int, dpi: int, transparency: str) -> Image:
         """A page, counted from 1, as uint8 (H, W, 3), with what is filled into its form fields."""
         if dpi < 1:
             raise ImageError(f"dpi must be at least 1, got {dpi}")

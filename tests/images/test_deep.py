@@ -1,0 +1,261 @@
+"""Samples of more than 8 bits, against a writer that is not Pillow, and PNG files made by hand."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from pixelprune import load_image
+from pixelprune.images import modes
+from pixelprune.images.errors import ImageError
+from pixelprune.images.modes import to_rgb
+
+H, W = 12, 17
+
+SWAPPED = "a compressed big-endian TIFF with signed or 32-bit samples is not supported; convert it to PNG first"
+UNKNOWN = "not an image in a format that Pillow reads"
+
+
+def shades(dtype: Any, largest: float, channels: int = 1) -> np.ndarray[Any, Any]:
+    """Samples from 0 to `largest`, no two rows or columns alike."""
+    ramp = np.linspace(0, 1, H * W * channels).reshape(H, W, channels)
+    return (ramp * largest).astype(dtype)
+
+
+def expected(samples: np.ndarray[Any, Any], largest: float, *, inverted: bool = False) -> np.ndarray[Any, Any]:
+    """What they are in 8 bits, by exact arithmetic."""
+    share = samples.astype(np.float64) / largest
+    gray = np.rint(255 * share).astype(int)
+    return 255 - gray if inverted else gray
+
+
+def read(path: Path) -> np.ndarray[Any, Any] | str:
+    """The picture, or the line that refuses."""
+    try:
+        return load_image(path).astype(int)
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+class TestGrayTiff:
+    """Right, or refused as a whole: Pillow does not know all combinations."""
+
+    def check(self, path: Path, samples: np.ndarray[Any, Any], largest: float, **options: Any) -> bool:
+        tifffile.imwrite(path, samples, **options)
+        assert (tifffile.imread(path) == samples).all()
+        outcome = read(path)
+        if isinstance(outcome, str):
+            swapped = options["byteorder"] == ">" and options["compression"]
+            assert outcome in ((UNKNOWN, SWAPPED) if swapped else (UNKNOWN,))
+            return False
+        inverted = options["photometric"] == "miniswhite"
+        assert (outcome == expected(samples, largest, inverted=inverted)[:, :, None]).all()
+        return True
+
+    @pytest.mark.parametrize(
+        ("dtype", "largest"),
+        [
+            ("uint8", 255), ("uint16", 65535), ("uint32", 2**32 - 1), ("uint32", 65535), ("uint32", 255),
+            ("int32", 65535), ("int32", 255), ("int16", 255), ("float32", 1), ("float32", 255),
+        ],
+    )  # fmt: skip
+    def test_depths(
+        self, dtype: str, largest: float, photometric: str, byte_order: str, compression: str | None, tmp_path: Path
+    ) -> None:
+        samples = shades(dtype, largest)[:, :, 0]
+        if dtype == "float32" and largest == 255:
+            samples = np.rint(samples)
+        options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
+        was_read = self.check(tmp_path / "a.tif", samples, largest, **options)
+        # What most scanners and cameras write must not be refused.
+        if dtype in ("uint8", "uint16") and (photometric == "minisblack" or byte_order == "<"):
+            assert was_read
+        if dtype == "float32" and (byte_order == "<" or not compression):
+            assert was_read
+
+    @pytest.mark.parametrize(("dtype", "least"), [("int16", -5), ("int32", -70000)])
+    def test_negative_samples_are_refused(
+        self, dtype: str, least: int, photometric: str, byte_order: str, compression: str | None, tmp_path: Path
+    ) -> None:
+        samples = shades("int32", 200)[:, :, 0].astype(dtype)
+        samples[3, 4] = least
+        options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
+        tifffile.imwrite(tmp_path / "a.tif", samples, **options)
+        assert read(tmp_path / "a.tif") in (
+            f"signed samples reach {least}, and nothing says which is black; convert it to 8 bits first",
+            UNKNOWN,
+            *([SWAPPED] if compression and byte_order == ">" else []),
+        )
+
+    @pytest.mark.parametrize("largest", [1.5, 20.25, 254.5, 70000, 1e30])
+    def test_floats_of_unknown_range_are_refused(
+        self, largest: float, photometric: str, byte_order: str, compression: str | None, tmp_path: Path
+    ) -> None:
+        options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
+        tifffile.imwrite(tmp_path / "a.tif", shades("float32", largest)[:, :, 0], **options)
+        line = f"floating point samples reach {largest:g}, where 1 is white; convert it to 8 bits first"
+        assert read(tmp_path / "a.tif") == (SWAPPED if compression and byte_order == ">" else line)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_color_tiff(
+    channels: int, dtype: str, planar: str, byte_order: str, compression: str | None, tmp_path: Path
+) -> None:
+    largest = 255 if dtype == "uint8" else 65535
+    samples = shades(dtype, largest, channels)
+    if channels == 4:
+        samples[:, :, 3] = largest  # opaque
+    stored = samples.transpose(2, 0, 1) if planar == "separate" else samples
+    options: dict[str, Any] = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, stored, photometric="rgb", planarconfig=planar, byteorder=byte_order, compression=compression, **options
+    )
+    assert (tifffile.imread(path) == stored).all()
+    outcome = read(path)
+    if (dtype, planar, compression) == ("uint16", "separate", None):
+        assert outcome == (
+            "an uncompressed TIFF with separate planes of 16 bits is not supported; convert it to PNG first"
+        )
+    else:
+        # Pillow keeps the upper 8 bits, which is at most one level away.
+        assert np.abs(outcome - expected(samples[:, :, :3], largest)).max() <= (dtype == "uint16")
+
+
+def test_twelve_bits(tmp_path: Path) -> None:
+    """Two samples in three bytes, written by hand: full scale is 4095."""
+    samples = np.linspace(0, 4095, 8 * 6).astype(int).reshape(6, 8)
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+        for row in samples
+        for a, b in zip(row[::2], row[1::2], strict=True)
+    )
+    entries = [(256, 4, 8), (257, 4, 6), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 6),
+               (279, 4, len(packed))]  # fmt: skip
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries) + bytes(4)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory)
+    assert (load_image(path)[:, :, 0] == expected(samples, 4095)).all()
+
+
+def png(depth: int, color: int, samples: np.ndarray[Any, Any], key: tuple[int, ...]) -> bytes:
+    """A PNG with a transparent color; samples are (H, W) or (H, W, 3)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = samples.shape[:2]
+    rows = b""
+    for row in samples.reshape(height, -1):
+        bits = "".join(format(int(sample), f"0{depth}b") for sample in row)
+        bits += "0" * (-len(bits) % 8)
+        rows += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+class TestTransparentColor:
+    @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+    def test_gray(self, depth: int, tmp_path: Path) -> None:
+        """At every depth, the pixels of this sample become white, and no other."""
+        largest = 2**depth - 1
+        samples = np.linspace(0, largest, min(largest + 1, 64)).astype(int).reshape(2, -1)
+        for key in samples.ravel()[:: max(1, samples.size // 8)]:
+            path = tmp_path / "a.png"
+            path.write_bytes(png(depth, 0, samples, (int(key),)))
+            gray = expected(samples, largest)
+            assert (load_image(path, transparency="ignore")[:, :, 0] == gray).all()
+            gray[samples == key] = 255
+            image = load_image(path)
+            assert (image == gray[:, :, None]).all(), (depth, key)
+
+    def test_color_of_8_bits(self, tmp_path: Path) -> None:
+        samples = np.array([[(0, 0, 0), (10, 20, 30), (10, 20, 31)]])
+        (tmp_path / "a.png").write_bytes(png(8, 2, samples, (10, 20, 30)))
+        assert load_image(tmp_path / "a.png")[0].tolist() == [[0, 0, 0], [255, 255, 255], [10, 20, 31]]
+
+    def test_color_of_16_bits_is_refused_where_it_might_be_seen(self, tmp_path: Path) -> None:
+        samples = np.array([[(0, 0, 0), (2560, 5120, 7680)]])
+        path = tmp_path / "a.png"
+        for key in [(2560, 5120, 7680), (2561, 5121, 7681)]:  # the second one only seems to be there
+            path.write_bytes(png(16, 2, samples, key))
+            assert read(path) == (
+                "a transparent color in a PNG of 16 bits per sample is not supported; convert it to 8 bits first"
+            )
+        path.write_bytes(png(16, 2, samples, (65535, 0, 65535)))
+        assert load_image(path)[0].tolist() == [[0, 0, 0], [10, 20, 30]]
+
+
+def test_ignored_transparency_is_what_convert_shows(tmp_path: Path) -> None:
+    """`apply_chat_template` with a path sees this."""
+    image = PIL.Image.new("RGBA", (20, 10), (200, 30, 60, 0))
+    for mode in ("RGBA", "LA", "P"):
+        image.convert(mode).save(tmp_path / "a.png")
+        image_of_path = load_image(tmp_path / "a.png", transparency="ignore")
+        with PIL.Image.open(tmp_path / "a.png") as reopened, warnings.catch_warnings(action="ignore"):
+            assert (image_of_path == np.asarray(reopened.convert("RGB"))).all()
+    assert (load_image(tmp_path / "a.png", transparency="ignore") != 255).any()
+    with pytest.raises(ValueError, match="transparency must be one of 'white', 'ignore', got 'black'"):
+        load_image(tmp_path / "a.png", transparency="black")
+
+
+def test_ignored_transparency_is_what_transformers_reads(tmp_path: Path) -> None:
+    image_utils = pytest.importorskip("transformers.image_utils", reason="compares with transformers")
+    PIL.Image.new("RGBA", (20, 10), (200, 30, 60, 0)).save(tmp_path / "a.png")
+    theirs = np.asarray(image_utils.load_image(str(tmp_path / "a.png")))
+    assert (load_image(tmp_path / "a.png", transparency="ignore") == theirs).all()
+    assert (load_image(tmp_path / "a.png") == 255).all()
+
+
+def test_portable_graymaps_have_a_known_range() -> None:
+    """A dark picture of 16 bits stays dark."""
+    content = b"P5 4 1 65535\n" + np.array([0, 200, 250, 255], ">u2").tobytes()
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        assert to_rgb(image)[0, :, 0].tolist() == [0, 1, 1, 1]
+
+
+def test_fits_is_refused(tmp_path: Path) -> None:
+    cards = ["SIMPLE  =                    T", "BITPIX  =                   16", "NAXIS   =                    2",
+             "NAXIS1  =                    4", "NAXIS2  =                    2", "END"]  # fmt: skip
+    header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    (tmp_path / "a.fits").write_bytes(header + bytes(2880))
+    line = "FITS with samples of more than 8 bits is not supported; convert it to PNG first"
+    assert read(tmp_path / "a.fits") == line
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "F"])
+def test_strips_join_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (45, 30, 4), np.uint8)
+    image = PIL.Image.fromarray(noise, "RGBA")
+    if mode in ("I;16", "F"):
+        image = PIL.Image.fromarray(noise[:, :, 0].astype("uint16" if mode == "I;16" else "float32"))
+    elif mode in ("YCbCr", "HSV", "CMYK", "RGBX"):
+        image = image.convert("RGB").convert(mode)
+    else:
+        image = image.convert(mode)
+    whole = to_rgb(image)
+    monkeypatch.setattr(modes, "_ROWS", 7)
+    monkeypatch.setattr(modes.deep, "_ROWS", 7)
+    assert (to_rgb(image) == whole).all()
