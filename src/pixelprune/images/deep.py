@@ -1,4 +1,4 @@
-"""Samples of more than 8 bits, and transparent colors that Pillow compares wrongly."""
+"""Samples of more than 8 bits, and files that Pillow decodes to another picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from pixelprune.images.errors import ImageError
 from pixelprune.selection._blocks import Image
 
 _PHOTOMETRIC, _BITS, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 262, 258, 277, 284, 339
+_COLOR_MAP = 320
 _WHITE_IS_ZERO, _SIGNED, _SEPARATE = 0, 2, 2
+
+# Formats, and a mode in one of them, whose pictures come out as a negative or without their mask.
+_MISREAD = {("XBM", "1"), ("PSD", "1"), *(("CUR", mode) for mode in ("1", "L", "P", "RGB", "RGBA"))}
 
 _ROWS = 256  # converted at a time, so that intermediate values take little memory
 
@@ -101,8 +105,11 @@ def before_loading(image: PIL.Image.Image) -> Callable[[PIL.Image.Image], None]:
     tiles = getattr(image, "tile", None)
     if not tiles:
         return _nothing
+    if (image.format, image.mode) in _MISREAD:
+        raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_noise(image)
+        return _with_8_bit_palette
     key = image.info.get("transparency")
     rawmode = tiles[0].args if image.format == "PNG" else None
     if rawmode in ("L;2", "L;4") and isinstance(key, int):
@@ -127,6 +134,13 @@ def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
         raise ImageError(
             "a compressed big-endian TIFF with signed or 32-bit samples is not supported; convert it to PNG first"
         )
+
+
+def _with_8_bit_palette(image: PIL.Image.Image) -> None:
+    """Some writers put 8 bits where colors have 16, which would make all of them black."""
+    colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP, ())
+    if image.mode == "P" and colors and max(colors) < 256:
+        image.putpalette(bytes(colors), "RGB;L")
 
 
 def _refuse_color(image: PIL.Image.Image, key: tuple[int, ...]) -> None:

@@ -39,6 +39,8 @@ def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
         ImageError: nothing says which of its samples are black and white.
     """
     load(image)
+    if image.format == "PSD":  # its first extra channel need not be transparency, and is blended in where it is
+        transparency = "ignore"
     if deep.is_deep(image):
         gray, transparent = deep.to_gray(image)
         if transparent is not None and transparency == "white":
