@@ -129,6 +129,14 @@ def test_mask_of_another_kind(model_case: Case) -> None:
         model_case.pruned(**wrong(model_case, attention_mask=mask[:, None, None]))
 
 
+def test_attention_mask_that_hides_placeholders(model_case: Case) -> None:
+    inputs = wrong(model_case)
+    mask = inputs["attention_mask"].clone()
+    row, column = (inputs["input_ids"] == model_case.stock.config.image_token_id).nonzero()[0].tolist()
+    mask[row, column : column + 2] = 0
+    refused(model_case, "attention_mask is 0 at 2 image placeholders, as if they were padding", attention_mask=mask)
+
+
 def test_features_beside_pixels(model_case: Case) -> None:
     refused(model_case, "pixel_values came with mm_encoder_outputs", mm_encoder_outputs={"image": object()})
 

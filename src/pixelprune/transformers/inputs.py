@@ -101,6 +101,7 @@ def find_placeholders(
         inputs, from_start = _behind_cache(inputs, cached), False
         is_image = _is_image(inputs, token)
     found = int(is_image.sum())
+    _check_hidden(inputs, is_image)
     if found != wanted:
         raise ValueError(
             f"input_ids hold {found} image placeholders (id {token}), but image_kept keeps {wanted} "
@@ -114,6 +115,15 @@ def find_placeholders(
             "put the images of a batch in the order of their prompts"
         )
     return Call(model, family, keep, is_image, cached, from_start), inputs
+
+
+def _check_hidden(inputs: Inputs, is_image: Tensor) -> None:
+    mask = inputs.get("attention_mask")
+    if mask is not None and (hidden := int((is_image & (mask[:, -is_image.shape[1] :] == 0)).sum())):
+        raise ValueError(
+            f"attention_mask is 0 at {hidden} image placeholders, as if they were padding; pass the attention_mask of "
+            "the processor"
+        )
 
 
 def _behind_cache(inputs: Inputs, cached: int) -> Inputs:
