@@ -101,7 +101,13 @@ def test_left_out(model_case: Case, name: str) -> None:
 
 def test_embeddings_instead_of_ids(model_case: Case) -> None:
     embeddings = model_case.stock.get_input_embeddings()(wrong(model_case)["input_ids"])
-    refused(model_case, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
+    text = r"inputs_embeds cannot be pruned, .* let the processor keep everything \(pixelprune=False\)"
+    refused(model_case, text, input_ids=None, inputs_embeds=embeddings)
+
+
+def test_features_of_all_blocks_beside_a_mask_that_drops_some(model_case: Case) -> None:
+    text = r"mm_encoder_outputs\['image'\] cannot be pruned, .* pass input_ids and pixel_values"
+    refused(model_case, text, pixel_values=None, mm_encoder_outputs={"image": object()})
 
 
 def test_model_that_reads_merge_sizes() -> None:
