@@ -68,7 +68,8 @@ class TestGrayTiff:
         ("dtype", "largest"),
         [
             ("uint8", 255), ("uint16", 65535), ("uint32", 2**32 - 1), ("uint32", 65535), ("uint32", 255),
-            ("int32", 65535), ("int32", 255), ("int16", 255), ("float32", 1), ("float32", 255),
+            ("int32", 2**31 - 1), ("int32", 65535), ("int32", 255), ("int16", 32767), ("int16", 255),
+            ("float32", 1), ("float32", 255),
         ],
     )  # fmt: skip
     def test_depths(
@@ -105,7 +106,15 @@ class TestGrayTiff:
     ) -> None:
         options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
         tifffile.imwrite(tmp_path / "a.tif", shades("float32", largest)[:, :, 0], **options)
-        line = f"floating point samples reach {largest:g}, where 1 is white; convert it to 8 bits first"
+        line = f"floating point samples reach {largest:g}, where 0 is black and 1 is white; convert it to 8 bits first"
+        assert read(tmp_path / "a.tif") == (SWAPPED if compression and byte_order == ">" else line)
+
+    def test_negative_floats_are_refused(
+        self, photometric: str, byte_order: str, compression: str | None, tmp_path: Path
+    ) -> None:
+        options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
+        tifffile.imwrite(tmp_path / "a.tif", shades("float32", 2)[:, :, 0] - 1, **options)
+        line = "floating point samples reach -1, where 0 is black and 1 is white; convert it to 8 bits first"
         assert read(tmp_path / "a.tif") == (SWAPPED if compression and byte_order == ">" else line)
 
 
@@ -155,7 +164,7 @@ def test_twelve_bits(tmp_path: Path) -> None:
     assert (load_image(path)[:, :, 0] == expected(samples, 4095)).all()
 
 
-def png(depth: int, color: int, samples: np.ndarray[Any, Any], key: tuple[int, ...]) -> bytes:
+def png(depth: int, color: int, samples: np.ndarray[Any, Any], key: tuple[int, ...], exif: bytes = b"") -> bytes:
     """A PNG with a transparent color; samples are (H, W) or (H, W, 3)."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -170,6 +179,7 @@ def png(depth: int, color: int, samples: np.ndarray[Any, Any], key: tuple[int, .
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+        + (chunk(b"eXIf", exif) if exif else b"")
         + chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
@@ -196,16 +206,51 @@ class TestTransparentColor:
         (tmp_path / "a.png").write_bytes(png(8, 2, samples, (10, 20, 30)))
         assert load_image(tmp_path / "a.png")[0].tolist() == [[0, 0, 0], [255, 255, 255], [10, 20, 31]]
 
-    def test_color_of_16_bits_is_refused_where_it_might_be_seen(self, tmp_path: Path) -> None:
-        samples = np.array([[(0, 0, 0), (2560, 5120, 7680)]])
+    @pytest.mark.parametrize("key", [(0, 0, 0), (1, 2, 3), (2560, 5120, 7680), (2561, 5121, 7681), (65535, 0, 300)])
+    @pytest.mark.parametrize("source", ["path", "file", "image"])
+    def test_color_of_16_bits(self, key: tuple[int, int, int], source: str, tmp_path: Path) -> None:
+        """Pillow decodes the upper 8 bits, in which these neighbors look alike; its own answer is wrong for all."""
+        neighbors = [
+            [int(sample) + (step if channel == at else 0) for channel, sample in enumerate(key)]
+            for step in (-256, -1, 1, 256)
+            for at in range(3)
+        ]
+        samples = np.array([[key, (9, 9, 9), key, *neighbors]]).clip(0, 65535)
         path = tmp_path / "a.png"
-        for key in [(2560, 5120, 7680), (2561, 5121, 7681)]:  # the second one only seems to be there
-            path.write_bytes(png(16, 2, samples, key))
-            assert read(path) == (
-                "a transparent color in a PNG of 16 bits per sample is not supported; convert it to 8 bits first"
-            )
-        path.write_bytes(png(16, 2, samples, (65535, 0, 65535)))
-        assert load_image(path)[0].tolist() == [[0, 0, 0], [10, 20, 30]]
+        path.write_bytes(png(16, 2, samples, key))
+        upper = samples >> 8
+        assert (load_image(path, transparency="ignore") == upper).all()
+        transparent = (samples == key).all(2)
+        upper[transparent] = 255
+        if source == "path":
+            image = load_image(path)
+        else:
+            with PIL.Image.open(path if source == "image" else io.BytesIO(path.read_bytes())) as opened:
+                image = to_rgb(opened)
+                assert opened.mode == "RGB"  # what belongs to somebody else is left as it is
+                assert opened.info["transparency"] == key
+        assert (image == upper).all()
+
+    def test_color_of_16_bits_and_orientation(self, tmp_path: Path) -> None:
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6  # turned by 90 degrees
+        samples = np.array([[(0, 0, 0), (2560, 5120, 7680)]])
+        (tmp_path / "a.png").write_bytes(png(16, 2, samples, (2560, 5120, 7680), exif.tobytes()[6:]))
+        assert load_image(tmp_path / "a.png").tolist() == [[[0, 0, 0]], [[255, 255, 255]]]
+
+    def test_color_of_16_bits_that_is_decoded_already(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(png(16, 2, np.array([[(0, 0, 0), (1, 2, 3)]]), (257, 2, 3)))
+        with PIL.Image.open(tmp_path / "a.png") as image:
+            image.load()
+            with pytest.raises(ImageError, match=r"the transparent color has 16 bits per sample.*path of the file"):
+                to_rgb(image)
+
+    @pytest.mark.parametrize("depth", [2, 4])
+    def test_the_image_of_somebody_else_is_left_alone(self, depth: int, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(png(depth, 0, np.array([[0, 1, 2]]), (1,)))
+        with PIL.Image.open(tmp_path / "a.png") as image:
+            assert to_rgb(image)[0, 1].tolist() == [255, 255, 255]
+            assert image.info["transparency"] == 1
 
 
 def test_ignored_transparency_is_what_convert_shows(tmp_path: Path) -> None:
@@ -219,6 +264,28 @@ def test_ignored_transparency_is_what_convert_shows(tmp_path: Path) -> None:
     assert (load_image(tmp_path / "a.png", transparency="ignore") != 255).any()
     with pytest.raises(ValueError, match="transparency must be one of 'white', 'ignore', got 'black'"):
         load_image(tmp_path / "a.png", transparency="black")
+
+
+def test_premultiplied_gray(tmp_path: Path) -> None:
+    """Pillow converts this mode to one other mode only."""
+    samples = np.array([[(60, 128), (0, 0), (200, 255)]], np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, samples, photometric="minisblack", planarconfig="contig", extrasamples=["assocalpha"])
+    with PIL.Image.open(path) as image:
+        assert image.mode == "La"
+    assert np.abs(load_image(path)[0, :, 0].astype(int) - [60 + 127, 255, 200]).max() <= 1
+    assert np.abs(load_image(path, transparency="ignore")[0, :, 0].astype(int) - [60 * 255 // 128, 0, 200]).max() <= 1
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha"])
+def test_planes_of_gray_and_alpha_are_refused(extra: str, compression: str | None, tmp_path: Path) -> None:
+    """Pillow would leave the alpha at 0, so that the picture is white."""
+    samples = shades("uint8", 255, 2).transpose(2, 0, 1)
+    options: dict[str, Any] = {"planarconfig": "separate", "extrasamples": [extra], "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="minisblack", **options)
+    line = "a TIFF with gray and alpha in separate planes is not supported; convert it to PNG first"
+    assert read(tmp_path / "a.tif") == line
 
 
 def test_ignored_transparency_is_what_transformers_reads(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL import TiffImagePlugin
+from PIL import ImageFile, TiffImagePlugin
 
 from pixelprune.images.errors import ImageError
 from pixelprune.selection._blocks import Image
@@ -30,9 +30,9 @@ def is_deep(image: PIL.Image.Image) -> bool:
 def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]:
     """A deep image as uint8 (H, W), and where it is transparent, bool (H, W), or None.
 
-    16-bit samples are scaled to 8 bits. 32-bit integers are taken to span 255, 65535 or all of
-    their bits, whichever first holds them all. Of floating point values, 1 is white; whole numbers
-    are taken to span 255 or 65535.
+    16-bit samples are scaled to 8 bits. 32-bit integers, and signed ones, are taken to span 255,
+    65535 or all of their bits, whichever first holds them all. Of floating point values, 0 is black
+    and 1 white; whole numbers are taken to span 255 or 65535.
 
     Raises:
         ImageError: nothing says which samples are black and white.
@@ -44,9 +44,10 @@ def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]
     if image.mode == "F":
         gray = _by_rows(values, _floats(values))
     elif image.mode == "I":
-        unsigned = tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) != (_SIGNED,)
-        values = values.view(np.uint32) if unsigned else values
-        gray = _by_rows(values, _integers(values, always=65535 if image.format == "PPM" else 0))
+        bits, signed = tags.get(_BITS, (32,))[0], tags.get(_SAMPLE_FORMAT, (1,)) == (_SIGNED,)
+        values = values.view(np.uint32) if tags and bits == 32 and not signed else values
+        scales = (65535,) if image.format == "PPM" else _full_scales(bits, unsigned=values.dtype == np.uint32)
+        gray = _by_rows(values, _integers(values, scales))
     else:
         full_scale = 2 ** tags.get(_BITS, (16,))[0] - 1
         table = np.rint(np.arange(65536).clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
@@ -57,22 +58,33 @@ def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]
     return gray, values == key if isinstance(key, int) else None
 
 
-def _integers(values: np.ndarray[Any, Any], always: int) -> float:
+def _full_scales(bits: int, *, unsigned: bool) -> tuple[int, ...]:
+    """What integers of Pillow's mode I may be meant to span, smallest first."""
+    largest = 2 ** (bits if unsigned else bits - 1) - 1
+    return (255, largest) if largest < 65535 else (255, 65535, largest)
+
+
+def _integers(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> float:
     smallest, largest = values.min(initial=0), values.max(initial=0)
     if smallest < 0:
         raise ImageError(
             f"signed samples reach {smallest}, and nothing says which is black; convert it to 8 bits first"
         )
-    return always or next(scale for scale in (255, 65535, 2**32 - 1) if largest <= scale)
+    return next((scale for scale in full_scales if largest <= scale), full_scales[-1])
 
 
 def _floats(values: np.ndarray[Any, Any]) -> float:
     largest = max((float(rows.max(initial=0, where=np.isfinite(rows))) for rows in _strips(values)), default=0)
-    if largest <= 1:
-        return 1
-    if largest <= 65535 and all(_are_whole(rows) for rows in _strips(values)):
-        return 255 if largest <= 255 else 65535
-    raise ImageError(f"floating point samples reach {largest:g}, where 1 is white; convert it to 8 bits first")
+    smallest = min((float(rows.min(initial=0, where=np.isfinite(rows))) for rows in _strips(values)), default=0)
+    if smallest >= 0:
+        if largest <= 1:
+            return 1
+        if largest <= 65535 and all(_are_whole(rows) for rows in _strips(values)):
+            return 255 if largest <= 255 else 65535
+    reached = largest if smallest >= 0 else smallest
+    raise ImageError(
+        f"floating point samples reach {reached:g}, where 0 is black and 1 is white; convert it to 8 bits first"
+    )
 
 
 def _are_whole(rows: np.ndarray[Any, Any]) -> bool:
@@ -92,43 +104,48 @@ def _strips(values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
     return [values[row : row + _ROWS] for row in range(0, len(values), _ROWS)]
 
 
-def _nothing(_: PIL.Image.Image) -> None:
-    return
-
-
-def before_loading(image: PIL.Image.Image) -> Callable[[PIL.Image.Image], None]:
-    """Correct or refuse what Pillow would decode wrongly; what comes back checks the decoded image.
+def load(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Decode; what comes back is the image itself, or a copy where Pillow gets transparency wrong.
 
     Raises:
-        ImageError: the image cannot be decoded rightly.
+        ImageError: Pillow would decode it as noise, or has lost its transparent color.
     """
     tiles = getattr(image, "tile", None)
-    if not tiles:
-        return _nothing
-    if (image.format, image.mode) in _MISREAD:
-        raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _refuse_noise(image)
-        return _with_8_bit_palette
     key = image.info.get("transparency")
-    rawmode = tiles[0].args if image.format == "PNG" else None
+    rawmode = tiles[0].args if tiles and image.format == "PNG" else None
+    if tiles and (image.format, image.mode) in _MISREAD:
+        raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
+    if tiles and isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_noise(image)
+    if rawmode == "RGB;16B" and isinstance(key, tuple):
+        lower = _with_lower_bytes(image)
+        return _without_color(image, key, lower)
+    image.load()
+    _use_8_bit_palette(image)
     if rawmode in ("L;2", "L;4") and isinstance(key, int):
         # Pillow scales the samples to 8 bits, and leaves the transparent color as it is in the file.
+        image = image.copy()
         image.info["transparency"] = key * 255 // (2 ** int(rawmode[2]) - 1)
-    if rawmode == "RGB;16B" and isinstance(key, tuple):
-        del image.info["transparency"]
-        return lambda loaded: _refuse_color(loaded, key)
-    return _nothing
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        raise ImageError(
+            "the transparent color has 16 bits per sample, and the image is decoded to 8; "
+            "pass the path of the file to load_image, or convert it to 8 bits first"
+        )
+    return image
 
 
 def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
     """Refuse what Pillow decodes as noise."""
     tags, (codec, _, _, arguments) = image.tag_v2, image.tile[0]
     deep = max(tags.get(_BITS, (1,))) > 8
-    if codec == "raw" and deep and tags.get(_SAMPLES, 1) > 1 and tags.get(_PLANAR) == _SEPARATE:
-        raise ImageError(
-            "an uncompressed TIFF with separate planes of 16 bits is not supported; convert it to PNG first"
-        )
+    if tags.get(_SAMPLES, 1) > 1 and tags.get(_PLANAR) == _SEPARATE:
+        if codec == "raw" and deep:
+            raise ImageError(
+                "an uncompressed TIFF with separate planes of 16 bits is not supported; convert it to PNG first"
+            )
+        # Alpha would be 0 everywhere.
+        if image.mode in ("LA", "La", "PA"):
+            raise ImageError("a TIFF with gray and alpha in separate planes is not supported; convert it to PNG first")
     # libtiff swaps the bytes, and Pillow once more.
     if codec == "libtiff" and isinstance(arguments, tuple) and arguments[0] in ("I;16BS", "I;32BS", "F;32BF"):
         raise ImageError(
@@ -136,17 +153,37 @@ def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
         )
 
 
-def _with_8_bit_palette(image: PIL.Image.Image) -> None:
+def _use_8_bit_palette(image: PIL.Image.Image) -> None:
     """Some writers put 8 bits where colors have 16, which would make all of them black."""
     colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP, ())
     if image.mode == "P" and colors and max(colors) < 256:
         image.putpalette(bytes(colors), "RGB;L")
 
 
-def _refuse_color(image: PIL.Image.Image, key: tuple[int, ...]) -> None:
-    """Pillow keeps the upper 8 of 16 bits, which cannot tell a transparent color from its neighbors."""
-    upper = np.array([sample >> 8 for sample in key], np.uint8)
-    if any((rows == upper).all(2).any() for rows in _strips(np.asarray(image))):
-        raise ImageError(
-            "a transparent color in a PNG of 16 bits per sample is not supported; convert it to 8 bits first"
-        )
+def _with_lower_bytes(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A second image of a PNG that is not decoded yet, which holds the lower 8 of its 16 bits."""
+    assert isinstance(image, ImageFile.ImageFile)
+    assert image.fp is not None
+    position = image.fp.tell()
+    image.fp.seek(0)
+    lower = PIL.Image.open(io.BytesIO(image.fp.read()))
+    image.fp.seek(position)
+    # PNG has the upper byte first. Read as if the lower one came first, the "upper" byte is the lower one.
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+    return lower
+
+
+def _without_color(image: PIL.Image.Image, key: tuple[int, ...], lower: PIL.Image.Image) -> PIL.Image.Image:
+    """A copy in which the pixels of a color of 16 bits per sample are transparent.
+
+    Pillow keeps the upper 8 bits, which cannot tell this color from its neighbors.
+    """
+    parts = [(image, np.array(key) >> 8), (lower, np.array(key) & 255)]
+    opaque = np.zeros((image.height, image.width), bool)
+    for part, color in parts:
+        for rows, target in zip(_strips(np.asarray(part)), _strips(opaque), strict=True):
+            target |= (rows != color).any(2)
+    copy = image.copy()
+    del copy.info["transparency"]
+    copy.putalpha(PIL.Image.fromarray(opaque.view(np.uint8) * np.uint8(255)))
+    return copy

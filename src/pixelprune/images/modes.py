@@ -21,26 +21,15 @@ def check_transparency(transparency: str) -> None:
         raise not_one_of("transparency", transparency, TRANSPARENCY)
 
 
-def load(image: PIL.Image.Image) -> None:
-    """Decode, without what Pillow would decode wrongly.
-
-    Raises:
-        ImageError: it cannot be decoded rightly.
-    """
-    check = deep.before_loading(image)
-    image.load()
-    check(image)
-
-
 def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
     """A Pillow image of any mode as uint8 (H, W, 3).
 
     Raises:
         ImageError: nothing says which of its samples are black and white.
     """
-    load(image)
     if image.format == "PSD":  # its first extra channel need not be transparency, and is blended in where it is
         transparency = "ignore"
+    image = deep.load(image)
     if deep.is_deep(image):
         gray, transparent = deep.to_gray(image)
         if transparent is not None and transparency == "white":
@@ -54,8 +43,10 @@ def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
 
 
 def _flat(image: PIL.Image.Image, transparency: str) -> PIL.Image.Image:
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data and transparency == "white":
-        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        image = image.convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image)
     image.info.pop("transparency", None)  # of this strip alone; Pillow would warn that it is left out

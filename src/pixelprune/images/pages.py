@@ -10,7 +10,7 @@ from typing import Protocol
 import PIL.Image
 from PIL import EpsImagePlugin, ImageFile, ImageOps, TiffImagePlugin
 
-from pixelprune.images import modes, signatures
+from pixelprune.images import deep, modes, signatures
 from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line
 from pixelprune.images.pdf import opened_pdf
 from pixelprune.selection._blocks import Image
@@ -64,8 +64,7 @@ class ImagePages:
             if self.numbered:
                 self._image.seek(self._frames[page - 1])
             _check_size(self._image.size)
-            _load(self._image)
-            return modes.to_rgb(self._image, transparency)
+            return modes.to_rgb(_loaded(self._image), transparency)
 
 
 def refuse_single_pixel(size: tuple[int, int]) -> None:
@@ -105,20 +104,19 @@ def _opened_heif(path: Path) -> PIL.Image.Image:
     return image
 
 
-def _load(image: PIL.Image.Image) -> None:
-    """Decode, and turn upright."""
+def _loaded(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image or a copy of it, decoded and turned upright."""
     try:
-        modes.load(image)
+        image = deep.load(image)
     except ImageError:
         raise
     except Exception as error:
         if kind := _unsupported(image, error):
             raise ImageError(kind) from None
         raise
-    try:
+    with suppress(Exception):  # damaged metadata does not make the pixels unreadable
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # damaged metadata does not make the pixels unreadable
-        return
+    return image
 
 
 def _unsupported(image: PIL.Image.Image, error: Exception) -> str:
