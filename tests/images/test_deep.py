@@ -22,7 +22,7 @@ from pixelprune.images.modes import to_rgb
 H, W = 12, 17
 
 SWAPPED = "a compressed big-endian TIFF with signed or 32-bit samples is not supported; convert it to PNG first"
-UNKNOWN = "not an image in a format that Pillow reads"
+UNKNOWN = "a big-endian TIFF with 1 32-bit sample per pixel is not supported; convert it to PNG first"
 
 
 def shades(dtype: Any, largest: float, channels: int = 1) -> np.ndarray[Any, Any]:
@@ -81,9 +81,9 @@ class TestGrayTiff:
         options = {"photometric": photometric, "byteorder": byte_order, "compression": compression}
         was_read = self.check(tmp_path / "a.tif", samples, largest, **options)
         # What most scanners and cameras write must not be refused.
-        if dtype in ("uint8", "uint16") and (photometric == "minisblack" or byte_order == "<"):
+        if dtype in ("uint8", "uint16") or byte_order == "<":
             assert was_read
-        if dtype == "float32" and (byte_order == "<" or not compression):
+        if dtype != "uint32" and not compression:
             assert was_read
 
     @pytest.mark.parametrize(("dtype", "least"), [("int16", -5), ("int32", -70000)])
@@ -96,7 +96,6 @@ class TestGrayTiff:
         tifffile.imwrite(tmp_path / "a.tif", samples, **options)
         assert read(tmp_path / "a.tif") in (
             f"signed samples reach {least}, and nothing says which is black; convert it to 8 bits first",
-            UNKNOWN,
             *([SWAPPED] if compression and byte_order == ">" else []),
         )
 

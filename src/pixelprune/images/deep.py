@@ -9,15 +9,13 @@ import numpy as np
 import PIL.Image
 from PIL import ImageFile, TiffImagePlugin
 
+from pixelprune.images import tiff
 from pixelprune.images.errors import ImageError
 from pixelprune.selection._blocks import Image
 
-_PHOTOMETRIC, _BITS, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 262, 258, 277, 284, 339
-_COLOR_MAP = 320
-_WHITE_IS_ZERO, _SIGNED, _SEPARATE = 0, 2, 2
-
 # Formats, and a mode in one of them, whose pictures come out as a negative or without their mask.
 _MISREAD = {("XBM", "1"), ("PSD", "1"), *(("CUR", mode) for mode in ("1", "L", "P", "RGB", "RGBA"))}
+_COLOR_MAP = 320  # the tag of a TIFF
 
 _ROWS = 256  # converted at a time, so that intermediate values take little memory
 
@@ -44,15 +42,15 @@ def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]
     if image.mode == "F":
         gray = _by_rows(values, _floats(values))
     elif image.mode == "I":
-        bits, signed = tags.get(_BITS, (32,))[0], tags.get(_SAMPLE_FORMAT, (1,)) == (_SIGNED,)
+        bits, signed = tags.get(tiff.BITS, (32,))[0], tags.get(tiff.SAMPLE_FORMAT, (1,)) == (tiff.SIGNED,)
         values = values.view(np.uint32) if tags and bits == 32 and not signed else values
         scales = (65535,) if image.format == "PPM" else _full_scales(bits, unsigned=values.dtype == np.uint32)
         gray = _by_rows(values, _integers(values, scales))
     else:
-        full_scale = 2 ** tags.get(_BITS, (16,))[0] - 1
+        full_scale = 2 ** tags.get(tiff.BITS, (16,))[0] - 1
         table = np.rint(np.arange(65536).clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
         gray = table[values]
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if tags.get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
         np.subtract(255, gray, out=gray)
     key = image.info.get("transparency")
     return gray, values == key if isinstance(key, int) else None
@@ -64,12 +62,16 @@ def _full_scales(bits: int, *, unsigned: bool) -> tuple[int, ...]:
     return (255, largest) if largest < 65535 else (255, 65535, largest)
 
 
-def _integers(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> float:
-    smallest, largest = values.min(initial=0), values.max(initial=0)
+def _refuse_negative(smallest: int) -> None:
     if smallest < 0:
         raise ImageError(
             f"signed samples reach {smallest}, and nothing says which is black; convert it to 8 bits first"
         )
+
+
+def _integers(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> float:
+    _refuse_negative(values.min(initial=0))
+    largest = values.max(initial=0)
     return next((scale for scale in full_scales if largest <= scale), full_scales[-1])
 
 
@@ -122,6 +124,8 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
         return _without_color(image, key, lower)
     image.load()
     _use_8_bit_palette(image)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "L":
+        _refuse_negative(_smallest_of_8_bits(image))
     if rawmode in ("L;2", "L;4") and isinstance(key, int):
         # Pillow scales the samples to 8 bits, and leaves the transparent color as it is in the file.
         image = image.copy()
@@ -134,12 +138,23 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
     return image
 
 
+def _smallest_of_8_bits(image: TiffImagePlugin.TiffImageFile) -> int:
+    """The smallest sample, if they are signed; Pillow takes them for unsigned."""
+    if image.tag_v2.get(tiff.SAMPLE_FORMAT) != (tiff.SIGNED,):
+        return 0
+    return min((value - 256 for value, count in enumerate(image.histogram()) if count and value > 127), default=0)
+
+
 def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
     """Refuse what Pillow decodes as noise."""
     tags, (codec, _, _, arguments) = image.tag_v2, image.tile[0]
-    deep = max(tags.get(_BITS, (1,))) > 8
-    if tags.get(_SAMPLES, 1) > 1 and tags.get(_PLANAR) == _SEPARATE:
-        if codec == "raw" and deep:
+    bits = max(tags.get(tiff.BITS, (1,)))
+    if tags.get(tiff.PLANAR) == tiff.SEPARATE:
+        if codec == "raw" and tags.get(tiff.SAMPLES, 1) == 1:
+            # Of how the samples are stored, Pillow takes the first letter.
+            if bits not in (1, 8) or tags.get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO or tags.get(tiff.FILL_ORDER) == 2:
+                raise ImageError("a TIFF with a single plane that is marked as separate; pass its path to load_image")
+        elif codec == "raw" and bits > 8:
             raise ImageError(
                 "an uncompressed TIFF with separate planes of 16 bits is not supported; convert it to PNG first"
             )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import PIL.Image
 from PIL import EpsImagePlugin, ImageFile, ImageOps, TiffImagePlugin
 
-from pixelprune.images import deep, modes, signatures
+from pixelprune.images import deep, modes, signatures, tiff
 from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line
 from pixelprune.images.pdf import opened_pdf
 from pixelprune.selection._blocks import Image
@@ -45,16 +45,22 @@ def opened(path: Path) -> Iterator[Pages]:
         return
     with ExitStack() as stack:
         with one_line(path):
-            image = stack.enter_context(_opened_image(path, head, stack))
-        yield ImagePages(path, image, _tiff_pages(path) if image.format == "TIFF" else [0])
+            # Pillow maps an uncompressed TIFF that it opens by name into memory, with the sides swapped
+            # if the picture is turned by 90 degrees.
+            directories = tiff.opened(path) if signatures.is_tiff(head) else None
+            source = stack.enter_context(directories.file) if directories else path
+            image = stack.enter_context(_opened_image(path, head, source))
+        yield ImagePages(path, image, directories if image.format == "TIFF" else None)
 
 
 class ImagePages:
     """A file that Pillow reads: one page, or those of a TIFF."""
 
-    def __init__(self, path: Path, image: PIL.Image.Image, frames: list[int]) -> None:
-        self._path, self._image, self._frames = path, image, frames
-        self.numbered = len(frames) > 1
+    def __init__(self, path: Path, image: PIL.Image.Image, directories: tiff.Tiff | None) -> None:
+        self._path, self._image = path, image
+        self._frames = directories.frames if directories else [0]
+        self._inverted = directories.inverted if directories else set()
+        self.numbered = len(self._frames) > 1
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -63,6 +69,8 @@ class ImagePages:
         with one_line(f"{self._path} page {page}" if self.numbered else self._path):
             if self.numbered:
                 self._image.seek(self._frames[page - 1])
+            if self._frames[page - 1] in self._inverted and isinstance(self._image, TiffImagePlugin.TiffImageFile):
+                self._image.tag_v2[tiff.PHOTOMETRIC] = tiff.WHITE_IS_ZERO
             _check_size(self._image.size)
             return modes.to_rgb(_loaded(self._image), transparency)
 
@@ -79,12 +87,12 @@ def _check_size(size: tuple[int, int]) -> None:
         raise PIL.Image.DecompressionBombError
 
 
-def _opened_image(path: Path, head: bytes, stack: ExitStack) -> PIL.Image.Image:
+def _opened_image(path: Path, head: bytes, source: Path | BinaryIO) -> PIL.Image.Image:
     try:
-        # Pillow maps an uncompressed TIFF that it opens by name into memory, with the sides swapped
-        # if the picture is turned by 90 degrees.
-        return PIL.Image.open(stack.enter_context(path.open("rb")) if signatures.is_tiff(head) else path)
+        return PIL.Image.open(source)
     except PIL.UnidentifiedImageError:
+        if signatures.is_tiff(head) and (described := tiff.described(path)):
+            raise ImageError(f"a {described} is not supported; convert it to PNG first") from None
         if signatures.is_heif(head):
             return _opened_heif(path)
         if kind := signatures.unsupported(head):
@@ -128,28 +136,3 @@ def _unsupported(image: PIL.Image.Image, error: Exception) -> str:
     if "not available" in str(error):  # Pillow was built without this decoder
         return f"{image.format} is not supported by this installation of Pillow ({error}); convert it to PNG first"
     return ""
-
-
-def _tiff_pages(path: Path) -> list[int]:
-    """The frames of a TIFF that are pages: neither thumbnails nor masks.
-
-    The directories are walked here, because Pillow stops at the first one that it cannot decode.
-    """
-    frames, offsets = [0], {0}
-    with suppress(Exception), path.open("rb") as file:  # what is damaged is said when its page is read
-        header = file.read(8)
-        directory = TiffImagePlugin.ImageFileDirectory_v2(header + (file.read(8) if header[2] == 43 else b""))
-        while directory.next not in offsets:
-            offsets.add(directory.next)
-            file.seek(directory.next)
-            directory.load(file)
-            frame = len(offsets) - 2
-            if frame and not _is_auxiliary(directory):
-                frames.append(frame)
-    return frames
-
-
-def _is_auxiliary(directory: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
-    """Whether a TIFF directory holds a thumbnail or a mask of another one."""
-    new_kind, kind = directory.get(254, 0), directory.get(255, 0)
-    return (isinstance(new_kind, int) and bool(new_kind & 0b101)) or kind == 2
