@@ -262,6 +262,29 @@ def test_floats_are_refused(qwen: Any, pictures: list) -> None:
     assert bool(unpruned["image_kept"].all())
 
 
+@pytest.mark.parametrize(
+    ("mode", "values"), [("RGBA", "4 values"), ("LA", "2 values"), ("L", "1 value"), ("P", "1 value"), ("1", "1 value")]
+)
+def test_what_is_not_converted_is_refused(stock: Any, pictures: list, mode: str, values: str) -> None:
+    """Where stock code works on such images, it goes on working with pruning switched off."""
+    pruned = enable(processor=copy.deepcopy(stock))
+    images = [picture.convert(mode) for picture in pictures]
+    text = (
+        rf"images must be 8-bit RGB to be pruned, got {values} per pixel; leave do_convert_rgb on, or convert them "
+        r"with image.convert\("
+    )
+    with pytest.raises(ValueError, match=text):
+        call(pruned, images, do_convert_rgb=False)
+    assert call(pruned, images)["image_kept"].any()
+    raw = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
+    try:
+        expected = stock.image_processor(images, return_tensors="pt", **raw)
+    except (RuntimeError, ValueError):
+        return
+    actual = pruned.image_processor(images, return_tensors="pt", pixelprune=False, **raw)
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"])
+
+
 def test_another_patch_size_in_one_call_is_refused(qwen: Any, pictures: list) -> None:
     with pytest.raises(ValueError, match="patch_size must be 16, as when pruning was enabled, got 14"):
         call(qwen, pictures, patch_size=14)
