@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import pickle
@@ -367,6 +368,20 @@ def test_auto_class_loads_the_stock_processor(qwen: Any, tmp_path: Path) -> None
     qwen.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is type(disable(processor=qwen))
+
+
+def test_what_the_classes_of_an_enabled_processor_make_is_stock(stock: Any, tmp_path: Path) -> None:
+    del stock.family
+    processor = enable(processor=copy.deepcopy(stock))
+    processor.save_pretrained(tmp_path)
+    cls, image_cls = type(processor), type(processor.image_processor)
+    assert inspect.signature(image_cls) == inspect.signature(type(stock.image_processor))
+    loaded = cls.from_pretrained(tmp_path)
+    assert type(loaded) is type(stock)
+    parts = [loaded.image_processor, image_cls(), image_cls.from_pretrained(tmp_path), image_cls.from_dict({})]
+    assert {type(part) for part in parts} == {type(stock.image_processor)}
+    given = {name: getattr(stock, name) for name in stock.get_attributes()}
+    assert type(cls(**given)) is type(stock)
 
 
 def test_enabling_again_replaces_the_options(qwen: Any, pictures: list) -> None:
