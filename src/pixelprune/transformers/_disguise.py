@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, cast
 
 
 class _Disguise(type):
@@ -39,5 +40,5 @@ def disguised(base: Any, before: tuple[type, ...], added: dict[str, Any]) -> typ
     # The stock name: checkpoints record it, and other libraries look classes up by it.
     same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {**same, "_pixelprune_base": base, **added}
-    made: type = _disguise_over(type(base))(base.__name__, (*before, base), own)
+    made: type = _disguise_over(cast("Hashable", type(base)))(base.__name__, (*before, base), own)
     return made
