@@ -322,17 +322,21 @@ def test_a_palette_of_8_bits(tmp_path: Path) -> None:
         assert (load_image(path) == palette.T[samples]).all()
 
 
-def psd(channels: int, depth: int, color: int, planes: bytes) -> bytes:
-    """A PSD of 8 x 2 pixels without layers."""
+def psd(channels: int, depth: int, color: int, planes: bytes, layers: int | None = None) -> bytes:
+    """A PSD of 8 x 2 pixels; `layers` is the number that it declares, of which none follows."""
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, 2, 8, depth, color)
-    return header + bytes(12) + b"\0\0" + planes
+    section = bytes(4) if layers is None else struct.pack(">IIh2x", 8, 4, layers)
+    return header + bytes(8) + section + b"\0\0" + planes
 
 
 class TestPsd:
-    def test_an_extra_channel_is_not_taken_for_transparency(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("layers", "color"), [(None, [10, 20, 30]), (1, [10, 20, 30]), (-1, [255, 255, 255])])
+    def test_an_extra_channel_is_transparency_if_the_file_says_so(
+        self, layers: int | None, color: list[int], tmp_path: Path
+    ) -> None:
         planes = b"".join(bytes([value] * 16) for value in (10, 20, 30, 0))
-        (tmp_path / "a.psd").write_bytes(psd(4, 8, 3, planes))
-        assert load_image(tmp_path / "a.psd")[1, 7].tolist() == [10, 20, 30]
+        (tmp_path / "a.psd").write_bytes(psd(4, 8, 3, planes, layers))
+        assert load_image(tmp_path / "a.psd")[1, 7].tolist() == color
 
     def test_bitmaps_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a.psd").write_bytes(psd(1, 1, 0, b"\xf0\x0f"))

@@ -27,8 +27,6 @@ def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
     Raises:
         ImageError: nothing says which of its samples are black and white.
     """
-    if image.format == "PSD":  # its first extra channel need not be transparency, and is blended in where it is
-        transparency = "ignore"
     image = deep.load(image)
     if deep.is_deep(image):
         gray, transparent = deep.to_gray(image)
