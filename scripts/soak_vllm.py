@@ -5,8 +5,9 @@
 The model is the one of tiny_model/, behind `vllm serve`. What each kind of request must give is asked
 first, one request at a time and with nothing else running; the number of prompt tokens comes from
 `pixelprune.select` and the tokenizer, not from the server. Then the kinds are sent in random order,
-several at a time, beside --busy processes that only count. Every request has a threshold of its own,
-too little above that of its kind to change the answer, so that pixels are not found in a cache.
+several at a time, beside --busy processes that only count. Every image has a name of its own, so
+that no pixels are found in a cache. With --stock, the same images go to a server that does not prune:
+what its memory does is vLLM's own.
 Ctrl-C ends the run early; what was answered by then is reported.
 """
 
@@ -50,14 +51,14 @@ NAME = "tiny"
 BLOCK = 32
 TOGETHER = 8  # requests in flight
 WARM_UP = 0.25  # share of a run whose memory says nothing about the rest
-EACH = 1e-8  # what is added to the threshold of each request
 # No prefix is found in a cache either, so the language model reads every prompt.
 ARGUMENTS = [
     *("--served-model-name", NAME, "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", str(TOGETHER)),
     *("--enforce-eager", "--no-enable-prefix-caching", "--kv-cache-memory-bytes", str(2**27)),
     *("--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--trust-request-mm-kwargs"),
-    *("--mm-processor-cache-gb", "0.01", "--hf-overrides", '{"pixelprune": {"threshold": 0.0}}'),
+    *("--mm-processor-cache-gb", "0.01"),
 ]
+PRUNED = ["--hf-overrides", '{"pixelprune": {"threshold": 0.0}}']
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -107,10 +108,11 @@ class Kind:
     refusal: str = ""
     right: str = ""
 
-    def body(self, number: int) -> bytes:
-        """The JSON of request number `number`."""
+    def body(self, name: str) -> bytes:
+        """The JSON of a request whose image has this name in the caches of the server."""
         url = "data:image/png;base64," + base64.b64encode(self.image).decode()
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.question}]
+        content: list[Any] = [{"type": "image_url", "image_url": {"url": url}, "uuid": name}]
+        content.append({"type": "text", "text": self.question})
         request: dict[str, Any] = {
             "model": NAME,
             "messages": [{"role": "user", "content": content}],
@@ -118,11 +120,8 @@ class Kind:
             "temperature": 0,
             "return_token_ids": True,
         }
-        options = self.options
-        if not self.refusal and isinstance(options, dict):
-            options = {**options, "threshold": options["threshold"] + number * EACH}
-        if options is not None:
-            request["mm_processor_kwargs"] = {"pixelprune": options}
+        if self.options is not None:
+            request["mm_processor_kwargs"] = {"pixelprune": self.options}
         return json.dumps(request).encode()
 
 
@@ -134,8 +133,11 @@ class Reply:
     content: Any
 
 
-def kinds(of_each_task: int, question_tokens: Any) -> list[Kind]:
-    """All kinds of requests; `question_tokens` counts the tokens of a prompt around those of its image."""
+def kinds(of_each_task: int, question_tokens: Any, stock: bool = False) -> list[Kind]:
+    """All kinds of requests; `question_tokens` counts the tokens of a prompt around those of its image.
+
+    For a `stock` server, only those that it understands.
+    """
     pictures: list[tuple[str, str, str, Image]] = [
         (sample.task, sample.question, sample.answer, sample.image)
         for task in TASKS
@@ -146,19 +148,19 @@ def kinds(of_each_task: int, question_tokens: Any) -> list[Kind]:
     made = []
     for group, question, right, image in pictures:
         around = question_tokens(question)
-        for options in OPTIONS:
+        for options in [None] if stock else OPTIONS:
             kept = image.shape[0] * image.shape[1] // BLOCK**2
-            if options is not False:
+            if not stock and options is not False:
                 kept = select(image, PruneConfig(**(options or {}))).kept
-            name = f"{group}, {'unpruned' if options is False else 'pruned'}"
+            name = f"{group}, {'unpruned' if stock or options is False else 'pruned'}"
             made.append(Kind(name, question, png(image), options, around + kept, right=right))
-    some = pictures[0][3]
-    made += [Kind("bad options", "read A", png(some), bad, refusal=text) for bad, text in BAD_OPTIONS]
+    some = png(pictures[0][3])
+    made += [Kind("bad options", "read A", some, bad, refusal=text) for bad, text in BAD_OPTIONS if not stock]
     noise = png(photograph(256))
     made += [
         Kind("truncated image", "read A", noise[: int(len(noise) * share)], options, refusal=CUT_OFF)
         for share in (0.3, 0.6, 0.9)
-        for options in (False, {"threshold": 0.02})
+        for options in ([None] if stock else [False, {"threshold": 0.02}])
     ]
     return made
 
@@ -220,11 +222,11 @@ def answered(reply: Reply) -> tuple[str, list[int]]:
     return choice["message"]["content"], choice["token_ids"]
 
 
-def ask_alone(url: str, kinds: Sequence[Kind]) -> tuple[list[Reply], list[str]]:
+def ask_alone(url: str, kinds: Sequence[Kind], when: str) -> tuple[list[Reply], list[str]]:
     """Each kind once, one at a time: the replies, and what is wrong with them."""
-    replies = [post(url, kind.body(0)) for kind in kinds]
+    replies = [post(url, kind.body(f"{when} {number}")) for number, kind in enumerate(kinds)]
     problems = [judge(kind, reply) for kind, reply in zip(kinds, replies, strict=True)]
-    return replies, [f"alone: {problem}" for problem in problems if problem]
+    return replies, [f"{when}: {problem}" for problem in problems if problem]
 
 
 @contextmanager
@@ -248,7 +250,7 @@ class Memory:
         self._session, self._interval, self._done = session, interval, done
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.samples: list[tuple[float, int, float]] = []  # seconds, requests answered, MiB
+        self.samples: list[tuple[float, int, list[float]]] = []  # seconds, requests answered, MiB of each process
 
     def __enter__(self) -> Memory:
         self._start = time.monotonic()
@@ -267,35 +269,36 @@ class Memory:
                 return
 
     def _sample(self) -> None:
-        seconds, mib = time.monotonic() - self._start, resident(self._session) / 2**20
-        self.samples.append((round(seconds, 1), self._done.total(), round(mib, 1)))
+        seconds, mib = time.monotonic() - self._start, [round(size / 2**20, 1) for size in resident(self._session)]
+        self.samples.append((round(seconds, 1), self._done.total(), mib))
         words = ", ".join(f"{name}: {count}" for name, count in sorted(self._done.items()))
-        print(f"{seconds:7.0f} s, {mib:8.1f} MiB, answered {self._done.total()} ({words})", flush=True)
+        print(f"{seconds:7.0f} s, {sum(mib):8.1f} MiB, answered {self._done.total()} ({words})", flush=True)
 
 
-def resident(session: int) -> int:
-    """Bytes of resident memory of all processes of a session."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
+def resident(session: int) -> list[int]:
+    """Bytes of resident memory of each process of a session, by number of the process."""
+    sizes = []
+    for number in sorted(int(folder.name) for folder in Path("/proc").glob("[0-9]*")):
         try:
-            if os.getsid(int(folder.name)) == session:
-                total += int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            if os.getsid(number) == session:
+                pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+                sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
         except (OSError, IndexError):  # it has just ended
             continue
-    return total
+    return sizes
 
 
-def growth(samples: Sequence[tuple[float, int, float]]) -> dict[str, float]:
+def growth(samples: Sequence[tuple[float, int, Sequence[float]]]) -> dict[str, float]:
     """The line of least squares through memory after the warm-up.
 
     Returns:
         MiB at its begin and at its end, and its slope in MiB per thousand requests; empty below three samples.
 
     Example:
-        >>> growth([(0, 0, 10), (1, 1000, 90), (2, 2000, 90), (3, 3000, 91)])
+        >>> growth([(0, 0, [9, 1]), (1, 1000, [89, 1]), (2, 2000, [89, 1]), (3, 3000, [90, 1])])
         {'first_mib': 89.83, 'last_mib': 90.83, 'mib_per_1000': 0.5}
     """
-    later = [(count, mib) for _, count, mib in samples if count >= WARM_UP * samples[-1][1]]
+    later = [(count, sum(mib)) for _, count, mib in samples if count >= WARM_UP * samples[-1][1]]
     if len(later) < 3 or later[0][0] == later[-1][0]:
         return {}
     counts, mib = np.array(later, np.float64).T
@@ -323,7 +326,7 @@ def send(
         if stop.is_set():
             return
         index = order[number]
-        problem = judge(kinds[index], post(url, kinds[index].body(number + 1)), expected[index])
+        problem = judge(kinds[index], post(url, kinds[index].body(str(number))), expected[index])
         with lock:
             done[kinds[index].group] += 1
             if problem:
@@ -334,7 +337,9 @@ def send(
     return problems
 
 
-def soak(requests: int, loops: int, interval: float, stop: threading.Event, of_each_task: int = 12) -> dict[str, Any]:
+def soak(
+    requests: int, loops: int, interval: float, stop: threading.Event, of_each_task: int = 12, stock: bool = False
+) -> dict[str, Any]:
     """One run.
 
     Args:
@@ -343,23 +348,21 @@ def soak(requests: int, loops: int, interval: float, stop: threading.Event, of_e
         interval: seconds between two samples of memory.
         stop: ends the run early.
         of_each_task: pages and screens, each.
+        stock: whether the server does not prune.
 
     Returns:
         What `--json` holds.
     """
-    asked = kinds(of_each_task, question_tokens())
+    asked = kinds(of_each_task, question_tokens(), stock)
     done: Counter[str] = Counter()
-    with Server(str(FOLDER), ARGUMENTS, ENVIRONMENT) as server:
+    with Server(str(FOLDER), ARGUMENTS if stock else [*ARGUMENTS, *PRUNED], ENVIRONMENT) as server:
         try:
-            expected, problems = ask_alone(server.url, asked)
+            expected, problems = ask_alone(server.url, asked, "before")
             start = time.monotonic()
             with busy(loops), Memory(server.pid, interval, done) as memory:
                 problems += send(server.url, asked, expected, requests, done, stop)
             seconds = time.monotonic() - start
-            again = [
-                judge(kind, post(server.url, kind.body(0)), old) for kind, old in zip(asked, expected, strict=True)
-            ]
-            problems += [f"afterwards: {problem}" for problem in again if problem]
+            problems += ask_alone(server.url, asked, "afterwards")[1]
         except BaseException:
             print(last_error(server.log), file=sys.stderr)
             raise
@@ -386,13 +389,14 @@ def main() -> None:
     parser.add_argument(
         "--busy", type=int, default=8, help="processes beside the server that keep the machine busy (8)"
     )
+    parser.add_argument("--stock", action="store_true", help="a server that does not prune, to compare memory with")
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args()
     stop = threading.Event()
     # Set here, because a process that was started in the background of a script ignores Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    result = soak(options.requests, options.busy, 30, stop)
+    result = soak(options.requests, options.busy, 30, stop, stock=options.stock)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
     print(json.dumps({name: value for name, value in result.items() if name != "memory"}, indent=1))

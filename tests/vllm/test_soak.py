@@ -37,9 +37,9 @@ def test_a_busy_server_loses_nothing_and_answers_as_it_does_alone() -> None:
         "truncated image",
     }
     assert found["right_alone"] > 0.8
-    assert all(mib > 100 for _, _, mib in found["memory"])
+    assert all(sum(mib) > 100 for _, _, mib in found["memory"])
     # The pixels of a request are about a megabyte, so that 500 of them would show if they were never released.
-    assert found["memory"][-1][2] < found["memory"][0][2] + 250
+    assert sum(found["memory"][-1][2]) < sum(found["memory"][0][2]) + 250
     assert not [loop for loop in psutil.Process().children() if "getppid" in " ".join(loop.cmdline())]
 
 
@@ -82,9 +82,9 @@ def test_problems_are_counted_and_a_run_ends_early(monkeypatch: pytest.MonkeyPat
 
 
 def test_memory_that_grows_shows() -> None:
-    flat = [(30.0 * i, 100 * i, 900.0 if i else 500.0) for i in range(21)]
-    assert soak_vllm.growth(flat) == {"first_mib": 900, "last_mib": 900, "mib_per_1000": 0}
-    leak = [(seconds, count, mib + 0.5 * count) for seconds, count, mib in flat]
+    flat = [(30.0 * i, 100 * i, [900.0 if i else 500.0, 9.0]) for i in range(21)]
+    assert soak_vllm.growth(flat) == {"first_mib": 909, "last_mib": 909, "mib_per_1000": 0}
+    leak = [(seconds, count, [*mib, 0.5 * count]) for seconds, count, mib in flat]
     assert soak_vllm.growth(leak)["mib_per_1000"] == 500
 
 
@@ -98,7 +98,7 @@ def test_memory_of_all_processes_of_a_session_counts() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.readline()
-        assert 2 * 2**26 < soak_vllm.resident(process.pid) < 4 * 2**26
+        assert [size > 2**26 for size in soak_vllm.resident(process.pid)] == [True, True]
     finally:
         soak_vllm.os.killpg(process.pid, 9)
         process.wait()
