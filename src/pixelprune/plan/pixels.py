@@ -212,6 +212,16 @@ def check_bytes(images: Any) -> None:
         )
 
 
+def check_rgb(pixels: Any) -> None:
+    """Raise a ValueError unless pixels (channels, H, W), as an image processor reads them, are 8-bit RGB."""
+    dtype = str(pixels.dtype).removeprefix("torch.")
+    if len(pixels) != 3 or dtype != "uint8":
+        raise ValueError(
+            f"images must be 8-bit RGB to be compared pixel by pixel, got {dtype} with {len(pixels)} channel(s), which "
+            "the image processor does not convert; pass do_convert_rgb=True or RGB images, or pixelprune=False"
+        )
+
+
 def normalized(
     image_processor: Any, layout: Layout, patches: Tensor, rows: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor:

@@ -39,5 +39,6 @@ def disguised(base: Any, before: tuple[type, ...], added: dict[str, Any]) -> typ
     # The stock name: checkpoints record it, and other libraries look classes up by it.
     same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {**same, "_pixelprune_base": base, **added}
-    made: type = _disguise_over(type(base))(base.__name__, (*before, base), own)
+    kind: Any = type(base)
+    made: type = _disguise_over(kind)(base.__name__, (*before, base), own)
     return made
