@@ -214,8 +214,8 @@ def check_bytes(images: Any) -> None:
 
 def check_rgb(pixels: Any) -> None:
     """Raise a ValueError unless pixels (channels, H, W), as an image processor reads them, are 8-bit RGB."""
-    dtype = str(pixels.dtype).removeprefix("torch.")
-    if len(pixels) != 3 or dtype != "uint8":
+    if len(pixels) != 3:  # nothing that Pillow or `check_bytes` lets through has three channels of another type
+        dtype = str(pixels.dtype).removeprefix("torch.")
         raise ValueError(
             f"images must be 8-bit RGB to be compared pixel by pixel, got {dtype} with {len(pixels)} channel(s), which "
             "the image processor does not convert; pass do_convert_rgb=True or RGB images, or pixelprune=False"
