@@ -263,27 +263,35 @@ def test_floats_are_refused(qwen: Any, pictures: list) -> None:
     assert bool(unpruned["image_kept"].all())
 
 
-@pytest.mark.parametrize(
-    ("mode", "values"), [("RGBA", "4 values"), ("LA", "2 values"), ("L", "1 value"), ("P", "1 value"), ("1", "1 value")]
-)
-def test_what_is_not_converted_is_refused(stock: Any, pictures: list, mode: str, values: str) -> None:
-    """Where stock code works on such images, it goes on working with pruning switched off."""
-    pruned = enable(processor=copy.deepcopy(stock))
-    images = [picture.convert(mode) for picture in pictures]
-    text = (
-        rf"images must be 8-bit RGB to be pruned, got {values} per pixel; leave do_convert_rgb on, or convert them "
-        r"with image.convert\("
-    )
-    with pytest.raises(ValueError, match=text):
-        call(pruned, images, do_convert_rgb=False)
-    assert call(pruned, images)["image_kept"].any()
-    raw = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
-    try:
-        expected = stock.image_processor(images, return_tensors="pt", **raw)
-    except (RuntimeError, ValueError):
-        return
-    actual = pruned.image_processor(images, return_tensors="pt", pixelprune=False, **raw)
-    assert torch.equal(actual["pixel_values"], expected["pixel_values"])
+@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "I;16", "F", "CMYK", "array"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "kimi_k25"])
+def test_what_is_not_converted_to_rgb(name: str, mode: str, pictures: list) -> None:
+    """Refused in one sentence, alone and beside another image; without pruning it is what stock code makes of it."""
+    stock = processor_of(name)
+    _skip_without_seam(stock)
+    stock.family = families.get(name)
+    processor = enable(processor=copy.deepcopy(stock))
+    grey = pictures[1].convert("L")
+    image = np.asarray(pictures[1].convert("RGBA")) if mode == "array" else grey.convert(mode)
+    text = r"images must be 8-bit RGB .*, got (uint8|uint16|bool|float32) with [1234] channel\(s\), which .*False"
+    for images in ([image], [pictures[0], image]):
+        with pytest.raises(ValueError, match=text):
+            call(processor, images, do_convert_rgb=False)
+    options = {"do_convert_rgb": False, "do_normalize": False, "do_rescale": False}
+    unpruned = call(processor, [image], pixelprune=False, **options)
+    assert bool(unpruned.pop("image_kept").all())
+    expected = call(stock, [image], **options)
+    assert unpruned.keys() == expected.keys()
+    assert all(torch.equal(unpruned[key], expected[key]) for key in expected)
+
+
+def test_rgb_that_needs_no_conversion(qwen: Any, pictures: list) -> None:
+    for image in (pictures[1], np.asarray(pictures[1]), pictures[1].convert("YCbCr")):
+        stock = disable(processor=copy.deepcopy(qwen))
+        stock.family = families.get("qwen3_vl")
+        options = {"do_convert_rgb": False}
+        expected, actual = call(stock, [image], **options), call(qwen, [image], **options)
+        assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
 
 
 def test_another_patch_size_in_one_call_is_refused(qwen: Any, pictures: list) -> None:

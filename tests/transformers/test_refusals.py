@@ -183,16 +183,6 @@ def test_prompt_learning() -> None:
         enable(peft.get_peft_model(model, config))
 
 
-def test_forward_over_a_hook(model_case: Case) -> None:
-    accelerate = pytest.importorskip("accelerate", reason="hooks are those of accelerate")
-    model = copy.deepcopy(model_case.stock)
-    accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
-    hooked = model.forward
-    model.forward = lambda *args, **kwargs: hooked(*args, **kwargs)
-    with pytest.raises(ValueError, match="model has its own forward"):
-        enable(model)
-
-
 def test_class_made_of_the_pruned_one(model_case: Case) -> None:
     model = copy.deepcopy(model_case.pruned)
     model.__class__ = type("Sharded" + type(model).__name__, (type(model),), {})
@@ -329,13 +319,6 @@ def test_image_processor_that_cannot_be_pruned() -> None:
         ValueError, match="image processor that cannot be pruned, CLIPImageProcessor: it has no patch_size"
     ):
         enable(processor=processor)
-
-
-def test_model_with_a_forward_of_its_own(model_case: Case) -> None:
-    model = copy.deepcopy(model_case.stock)
-    model.forward = model.forward
-    with pytest.raises(ValueError, match="model has its own forward, which hides that of its class"):
-        enable(model)
 
 
 def test_encoder_input_that_is_not_known(model_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

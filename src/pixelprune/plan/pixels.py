@@ -47,22 +47,6 @@ class Layout:
     axes: tuple[int, int, int, int]
     temporal: int | None
 
-    def check(self, patches: Tensor) -> None:
-        """Raise a ValueError unless patches (n, …) are of RGB: an image processor can be told not to convert."""
-        outside, channels, inside, _ = self.axes
-        planes, rest = divmod(patches[0].numel(), self.patch**2)
-        # One frame, or all of them.
-        if rest or planes not in (channels, channels * outside * inside):
-            got = f"{planes} value{'' if planes == 1 else 's'} per pixel"
-        elif patches.dtype not in (torch.uint8, torch.float32, torch.float64, torch.float16, torch.bfloat16):
-            got = f"samples of {patches.dtype}".replace("torch.", "")
-        else:
-            return
-        raise ValueError(
-            f"images must be 8-bit RGB to be pruned, got {got}; leave do_convert_rgb on, or convert them with "
-            'image.convert("RGB"), or pass pixelprune=False'
-        )
-
 
 @dataclass(frozen=True)
 class ImagePruner:
@@ -117,7 +101,6 @@ class ImagePruner:
             ValueError: the values of `patches` are not 8-bit.
         """
         stock = in_bytes(patches)
-        self.layout.check(stock)
         keep = self._select(stock.cpu(), grids, config, log)
         rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
         if image_processor is not None:
@@ -226,6 +209,16 @@ def check_bytes(images: Any) -> None:
         raise ValueError(
             f"images must be 8-bit to be compared pixel by pixel, got {images.dtype}; "
             "pass uint8 arrays or Pillow images, or pixelprune=False"
+        )
+
+
+def check_rgb(pixels: Any) -> None:
+    """Raise a ValueError unless pixels (channels, H, W), as an image processor reads them, are 8-bit RGB."""
+    if len(pixels) != 3:  # nothing that Pillow or `check_bytes` lets through has three channels of another type
+        dtype = str(pixels.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"images must be 8-bit RGB to be compared pixel by pixel, got {dtype} with {len(pixels)} channel(s), which "
+            "the image processor does not convert; pass do_convert_rgb=True or RGB images, or pixelprune=False"
         )
 
 

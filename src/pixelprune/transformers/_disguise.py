@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Hashable
-from typing import Any, cast
+from typing import Any
 
 
 class _Disguise(type):
@@ -40,5 +39,6 @@ def disguised(base: Any, before: tuple[type, ...], added: dict[str, Any]) -> typ
     # The stock name: checkpoints record it, and other libraries look classes up by it.
     same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {**same, "_pixelprune_base": base, **added}
-    made: type = _disguise_over(cast("Hashable", type(base)))(base.__name__, (*before, base), own)
+    kind: Any = type(base)
+    made: type = _disguise_over(kind)(base.__name__, (*before, base), own)
     return made

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelprune.plan.keep import IMAGE_KEPT
 from pixelprune.transformers import caches
 from pixelprune.transformers._disguise import disguised
 from pixelprune.transformers.inputs import stock_inputs
@@ -44,19 +45,9 @@ def _pruned_forward(base: Any) -> Any:
     place = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
     parameters.insert(place, inspect.Parameter("image_kept", inspect.Parameter.KEYWORD_ONLY, default=None))
 
-    def forward(self: Any, *args: Any, image_kept: Tensor | None = None, **kwargs: Any) -> Any:
-        if args:
-            kwargs = {**signature.bind_partial(self, *args).arguments, **kwargs}
-            kwargs.pop("self")
-        checked = kwargs.pop(_CHECKED, False)
-        if image_kept is not None:
-            kwargs, dropped = stock_inputs(self, kwargs, image_kept)
-            if not dropped and self.base_model is not self:
-                kwargs[_CHECKED] = True
-        elif not checked:
-            _check_pruned(self, kwargs)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: other libraries replace methods of stock classes at any time.
-        return base.forward(self, **kwargs)
+        return _forward(self, functools.partial(base.forward, self), args, kwargs, signature)
 
     functools.update_wrapper(forward, base.forward)
     # Trainer and generate() read the names of inputs here.
@@ -64,10 +55,56 @@ def _pruned_forward(base: Any) -> Any:
     return forward
 
 
+def _forward(model: Any, stock: Any, args: Any, kwargs: dict[str, Any], signature: Any, wrapped: bool = False) -> Any:
+    """Call `stock`, a forward without `image_kept`, in place of one with it.
+
+    Args:
+        model: whose forward it is.
+        stock: the forward, or what others put around it (`wrapped`), around which there may be this one once more.
+        args, kwargs: the arguments of the call.
+        signature: that of the stock method.
+    """
+    if not hasattr(type(model), "_pixelprune_base"):  # disabled, and called by what was put around it before
+        return stock(*args, **kwargs)
+    if args:
+        kwargs = {**signature.bind_partial(model, *args).arguments, **kwargs}
+        kwargs.pop("self")
+    image_kept, checked = kwargs.pop(IMAGE_KEPT, None), kwargs.pop(_CHECKED, False)
+    if image_kept is not None:
+        kwargs, dropped = stock_inputs(model, kwargs, image_kept)
+        checked = not dropped
+    elif not checked:
+        _check_pruned(model, kwargs)
+    if checked and (wrapped or model.base_model is not model):
+        kwargs[_CHECKED] = True
+    return stock(**kwargs)
+
+
+class OwnForward:
+    """The forward of a model that had one of its own, which hides that of its class, before it was enabled.
+
+    `own` is called with what a stock model takes: it may be anything around the stock method.
+    """
+
+    def __init__(self, model: Any, own: Any) -> None:
+        self.model, self.own = model, own
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(functools.partial(type(self.model).forward, self.model))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        base = getattr(type(self.model), "_pixelprune_base", type(self.model))
+        return _forward(self.model, self.own, args, kwargs, inspect.signature(base.forward), wrapped=True)
+
+
 def _pruned_generate(base: Any) -> Any:
     def generate(
         self: Any, inputs: Tensor | None = None, *args: Any, image_kept: Tensor | None = None, **kwargs: Any
     ) -> Any:
+        if not hasattr(type(self), "_pixelprune_base"):  # as in _forward
+            kwargs = kwargs if image_kept is None else {**kwargs, IMAGE_KEPT: image_kept}
+            return base.generate(self, inputs, *args, **kwargs)
         if inputs is not None and kwargs.get("pixel_values") is not None:
             kwargs["input_ids"], inputs = inputs, None
         caches.restore(self, kwargs.get("past_key_values"))

@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
-from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, stock_patches
+from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, check_rgb, stock_patches
 from pixelprune.selection.config import PruneConfig, resolve
 from pixelprune.transformers._disguise import disguised
 
@@ -99,12 +99,15 @@ class PrunedImageProcessor(_Swapped):
     def process_image(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, PIL.Image.Image) and image.mode == "RGB" and "transparency" not in image.info:
             # What stock code gives, in one copy instead of four: for a large image, copies are the cost.
-            pixels = np.asarray(image)
-            image = np.empty((3, *pixels.shape[:2]), np.uint8)
+            rows = np.asarray(image)
+            image = np.empty((3, *rows.shape[:2]), np.uint8)
             for channel in range(3):
-                image[channel] = pixels[:, :, channel]
+                image[channel] = rows[:, :, channel]
             kwargs["input_data_format"] = "channels_first"
-        return super().process_image(image, *args, **kwargs)  # type: ignore[misc]
+        pixels = super().process_image(image, *args, **kwargs)  # type: ignore[misc]
+        if _selecting.get():
+            check_rgb(pixels)
+        return pixels
 
     def patchify(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
         if _selecting.get() and "temporal_patch_size" in kwargs:
@@ -122,7 +125,7 @@ class PrunedImageProcessor(_Swapped):
             args, kwargs: as for the stock method.
 
         Raises:
-            ValueError: an option is out of its range, or the pixels are not 8-bit.
+            ValueError: an option is out of its range, or the pixels are not 8-bit RGB.
         """
         everything = any(one is self for one in _keeping_all.get())
         config = resolve(pixelprune, None if everything else self._pixelprune_config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 from typing import Any, TypeVar, overload
@@ -15,7 +14,7 @@ from pixelprune.plan.pixels import Layout
 from pixelprune.selection.config import PruneConfig
 from pixelprune.selection.select import check_config
 from pixelprune.transformers.families import family_of
-from pixelprune.transformers.modeling import pruned_class
+from pixelprune.transformers.modeling import OwnForward, pruned_class
 from pixelprune.transformers.processing import (
     PrunedProcessor,
     pruned_image_processor_class,
@@ -29,6 +28,9 @@ _Processor = TypeVar("_Processor")
 
 # The first version whose models take the outputs of their encoder in `forward` and `generate`.
 OLDEST = "5.18.0"
+
+# Where a disabled model holds the forward that was put around ours while it was enabled.
+_INSIDE = "_pixelprune_inside"
 
 
 @overload
@@ -217,16 +219,7 @@ def _checked_model(model: Any) -> Any:
         )
     if not hasattr(base, family.tower) or not hasattr(base, "get_image_features"):
         raise ValueError(f"model is a {name} without {family.tower!r}, where family {family.name!r} has its encoder")
-    own_forward = inner.__dict__.get("forward")
-    if own_forward is not None and not _is_of_a_hook(inner, own_forward):
-        raise ValueError("model has its own forward, which hides that of its class; enable it before it is wrapped")
     return inner
-
-
-def _is_of_a_hook(model: Any, forward: Any) -> bool:
-    """Whether accelerate put `forward` on the object, right over that of its class."""
-    under = getattr(model.__dict__.get("_old_forward"), "__func__", None)
-    return hasattr(model, "_hf_hook") and isinstance(forward, functools.partial) and under is type(model).forward
 
 
 def _stock_class(thing: Any) -> Any:
@@ -239,17 +232,41 @@ def _stock_class(thing: Any) -> Any:
     return vars(cls).get("_pixelprune_base", cls)
 
 
-def _swap_model(model: Any, cls: type) -> None:
-    hook = getattr(model, "_hf_hook", None)
+def _swap_model(model: Any, cls: Any) -> None:
+    """Give a model its class, and what others put over the forward of its class the place that this asks for."""
+    if type(model) is cls:
+        return
+    hook = model._hf_hook if _is_hooked(model) else None
     if hook is not None:
-        # Loading with device_map puts a forward on the object, which bypasses the class.
+        # Loading with device_map puts a hook around everything else, which moves weights and inputs to their device.
         from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 
         remove_hook_from_module(model)
-        model.__dict__.pop("forward", None)
+    own = model.__dict__.pop("forward", None)
+    is_of_class = getattr(own, "__func__", None) in (type(model).forward, cls.forward)
     model.__class__ = cls
+    if own is not None and not is_of_class:
+        model.forward = _own_forward(model, own)
     if hook is not None:
         add_hook_to_module(model, hook)
+
+
+def _own_forward(model: Any, own: Any) -> Any:
+    """What to put on a model that just got its class, in place of the forward `own` that others put on it."""
+    if is_enabled(model):
+        inside = model.__dict__.pop(_INSIDE, None)
+        return own if own is inside else OwnForward(model, own)
+    if isinstance(own, OwnForward):
+        return own.own
+    # It was put around our forward, which calls the stock one now. If the model is enabled again it does what it did.
+    model.__dict__[_INSIDE] = own
+    return own
+
+
+def _is_hooked(model: Any) -> bool:
+    """Whether the forward on the object is that of a hook of accelerate."""
+    func = getattr(model.__dict__.get("forward"), "func", None)
+    return hasattr(model, "_hf_hook") and getattr(func, "__module__", None) == "accelerate.hooks"
 
 
 def _processor_classes(processor: Any, config: PruneConfig) -> tuple[type, Any]:
