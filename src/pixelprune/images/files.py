@@ -85,15 +85,20 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
     """
     fitted = preset(model)
     if isinstance(image, np.ndarray):
-        image = _from_array(image)
+        _check_array(image)
     elif not isinstance(image, PIL.Image.Image):
         raise ValueError(f"image must be a Pillow image or a numpy array, got {type(image).__name__}")
-    refuse_single_pixel(image.size)
-    height, width = fitted.fit_size(image.height, image.width)
-    rgb = to_rgb(image)
-    if rgb.shape[:2] == (height, width):
-        return rgb
-    return np.array(PIL.Image.fromarray(rgb).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+    refuse_single_pixel((width, height))
+    size = fitted.fit_size(height, width)
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+        rgb = image  # large ones are not copied on the way
+    else:
+        rgb = to_rgb(PIL.Image.fromarray(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image)
+    if size == (height, width):
+        return rgb.copy() if rgb is image else rgb
+    picture = PIL.Image.fromarray(np.ascontiguousarray(rgb))
+    return np.array(picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
 
 
 def numbered_pages(path: str | os.PathLike[str]) -> int | None:
@@ -110,10 +115,9 @@ def numbered_pages(path: str | os.PathLike[str]) -> int | None:
         return len(pages) if pages.numbered else None
 
 
-def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
+def _check_array(image: np.ndarray[Any, Any]) -> None:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise ValueError(
             f"image must be uint8 (H, W, 3), (H, W, 4) or (H, W), got {image.dtype} {image.shape}; "
             "scale it to 0..255, convert it to uint8, and move channels last"
         )
-    return PIL.Image.fromarray(np.ascontiguousarray(image))
