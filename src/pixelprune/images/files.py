@@ -23,12 +23,13 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     EXIF orientation is applied; for an animation, the first frame is used. 16-bit samples are scaled
     to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits, whichever
     first holds them all. Of floating point values, 0 is black and 1 is white; whole numbers are taken
-    to span 255 or 65535.
+    to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
+    clip them at 255, which leaves little but white. Convert such files before a model gets them.
 
-    Transparency is composited over white, as the processors in transformers do with a Pillow image
-    that is handed to them, and as vLLM does with RGBA. What `transformers` reads from a path or an
-    address itself, as in `apply_chat_template`, is converted to RGB first, which leaves transparency
-    out: ``transparency="ignore"`` shows that.
+    Transparency is composited over white, as vLLM does, and as the processors in transformers do from
+    version 5.21 on with a Pillow image that is handed to them. Older versions leave it out, and so do
+    all versions with a path or an address that they read themselves, as in `apply_chat_template`:
+    ``transparency="ignore"`` shows that.
 
     Args:
         path: any file that Pillow reads, a PDF (with the extra ``pdf``), or HEIC (``heif``).
