@@ -168,10 +168,8 @@ def _with_lower_bytes(image: PIL.Image.Image) -> PIL.Image.Image:
     """A second image of a PNG that is not decoded yet, which holds the lower 8 of its 16 bits."""
     assert isinstance(image, ImageFile.ImageFile)
     assert image.fp is not None
-    position = image.fp.tell()
-    image.fp.seek(0)
+    image.fp.seek(0)  # to be decoded, each image goes to where its pixels begin
     lower = PIL.Image.open(io.BytesIO(image.fp.read()))
-    image.fp.seek(position)
     # PNG has the upper byte first. Read as if the lower one came first, the "upper" byte is the lower one.
     lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
     return lower
