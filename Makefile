@@ -84,7 +84,7 @@ $(VENV)/installed-docs: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[heif,pdf,training]' --group core --group check --group docs
+	$(PIP) install --editable '.[heif,pdf,training]' --group core --group check --group peer --group docs
 	@touch $@ $(VENV)/installed $(VENV)/installed-core $(VENV)/installed-docs
 
 $(VENV)-vllm/installed: pyproject.toml scripts/vllm_env.sh

@@ -336,6 +336,46 @@ def test_fits_is_refused(tmp_path: Path) -> None:
     assert read(tmp_path / "a.fits") == line
 
 
+def test_a_palette_of_8_bits(tmp_path: Path) -> None:
+    """Colors of a TIFF have 16 bits; some writers store 8, and mean 8."""
+    samples = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, :6] = [[0, 255, 9, 10, 200, 255], [0, 0, 100, 20, 200, 255], [0, 0, 30, 250, 200, 255]]
+    for factor in (1, 257):
+        path = tmp_path / f"{factor}.tif"
+        tifffile.imwrite(path, samples, photometric="palette", colormap=palette * np.uint16(factor))
+        assert (load_image(path) == palette.T[samples]).all()
+
+
+def psd(channels: int, depth: int, color: int, planes: bytes, layers: int | None = None) -> bytes:
+    """A PSD of 8 x 2 pixels; `layers` is the number that it declares, of which none follows."""
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, 2, 8, depth, color)
+    section = bytes(4) if layers is None else struct.pack(">IIh2x", 8, 4, layers)
+    return header + bytes(8) + section + b"\0\0" + planes
+
+
+class TestPsd:
+    @pytest.mark.parametrize(("layers", "color"), [(None, [10, 20, 30]), (1, [10, 20, 30]), (-1, [255, 255, 255])])
+    def test_an_extra_channel_is_transparency_if_the_file_says_so(
+        self, layers: int | None, color: list[int], tmp_path: Path
+    ) -> None:
+        planes = b"".join(bytes([value] * 16) for value in (10, 20, 30, 0))
+        (tmp_path / "a.psd").write_bytes(psd(4, 8, 3, planes, layers))
+        assert load_image(tmp_path / "a.psd")[1, 7].tolist() == color
+
+    def test_bitmaps_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a.psd").write_bytes(psd(1, 1, 0, b"\xf0\x0f"))
+        line = "PSD of this kind is misread by Pillow; convert it to PNG first"
+        assert read(tmp_path / "a.psd") == line
+
+
+def test_x_bitmaps_and_cursors_are_refused(tmp_path: Path) -> None:
+    text = "#define a_width 8\n#define a_height 2\nstatic unsigned char a_bits[] = {\n0xf0, 0x0f };\n"
+    (tmp_path / "a.xbm").write_text(text)
+    line = "XBM of this kind is misread by Pillow; convert it to PNG first"
+    assert read(tmp_path / "a.xbm") == line
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "F"])
 def test_strips_join_without_a_seam(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (45, 30, 4), np.uint8)

@@ -87,10 +87,19 @@ def test_a_mask_of_another_length() -> None:
 
 def test_grids_of_no_whole_blocks() -> None:
     grid = torch.tensor([[1, 2, 8]])  # 16 patches: one block of 4 × 4, by the count alone
-    with pytest.raises(ValueError, match=r"grid_thw must have sides that are multiples of 4, got \[\[1, 2, 8\]\]"):
+    with pytest.raises(ValueError, match=r"sides that are multiples of 4, got \[\[1, 2, 8\]\]"):
         KeepMask.of_grids(torch.ones(1, dtype=torch.bool), grid, 4)
     with pytest.raises(ValueError, match="1 blocks do not fit"):
         merge_size(grid, 1)
+
+
+@pytest.mark.parametrize("grid", [[1, -4, -4], [-1, -4, 4], [1, 0, 4], [0, 4, 4]])
+def test_grids_of_no_patches(grid: list[int]) -> None:
+    mask = torch.ones(grid[0] * grid[1] * grid[2] // 4, dtype=torch.bool)  # fits by the count alone
+    with pytest.raises(
+        ValueError, match=r"grid_thw must have frames and sides of at least 1, and .*, got \[\[-?[01], "
+    ):
+        KeepMask.of_grids(mask, [grid], 2)
 
 
 def test_no_item() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import logging
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pixelprune
@@ -63,7 +64,7 @@ def test_where_nothing_can_be_written_it_works_and_says_so(copy: Path, tmp_path:
     for _ in range(2):
         output = run(copy, tmp_path / "cache")
         assert output.startswith("[] True")
-        assert "the compiled kernels could not be stored in any of" in output
+        assert "the compiled kernels could not be stored, so every process will compile them again" in output
 
 
 PAGE = """
@@ -151,29 +152,76 @@ class TestStore:
         return folders
 
     def test_first_folder_that_can_be_written(self, folders: list[Path]) -> None:
-        _native._write("a.o", b"code")
-        assert _native._read("a.o") == b"code"
+        _native._write("a.o", b"code", [])
+        assert _native._read("a.o") == (b"code", [])
         assert [file.name for file in folders[0].iterdir()] == ["a.o"]
         assert not folders[1].exists()
 
     def test_damaged_files_are_not_run(self, folders: list[Path], caplog: pytest.LogCaptureFixture) -> None:
-        _native._write("a.o", b"code")
+        _native._write("a.o", b"code", [])
         path = folders[0] / "a.o"
         good = path.read_bytes()
         for bad in (b"", good[:-1], good[:20], good[:-1] + b"x", b"x" + good[1:]):
             path.write_bytes(bad)
-            caplog.clear()
-            with caplog.at_level(logging.WARNING, "pixelprune"):
-                assert _native._read("a.o") is None
-            assert "a.o is damaged and will be compiled again" in caplog.text
-        _native._write("a.o", b"code")
-        assert _native._read("a.o") == b"code"
+            assert _native._read("a.o") == (None, [f"{path} is damaged"])
+        _native._write("a.o", b"code", [f"{path} is damaged"])
+        assert _native._read("a.o") == (b"code", [])
+        line = f"stored kernels were compiled again instead of loaded: {path} is damaged"
+        assert caplog.messages == [line]
 
     def test_other_users_can_read_it(self, folders: list[Path]) -> None:
-        _native._write("a.o", b"code")
+        _native._write("a.o", b"code", [])
         umask = os.umask(0)
         os.umask(umask)
-        assert (folders[0] / "a.o").stat().st_mode & 0o777 == 0o666 & ~umask
+        assert (folders[0] / "a.o").stat().st_mode & 0o777 == 0o644 & ~umask
+
+    def test_folder_that_others_may_write(self, folders: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+        """It is passed over, silently as long as no code lies there."""
+        folders[0].mkdir()
+        folders[0].chmod(0o777)
+        assert _native._read("a.o") == (None, [])
+        _native._write("a.o", b"code", [])
+        assert not list(folders[0].iterdir())
+        assert _native._read("a.o") == (b"code", [])
+        assert caplog.messages == []
+
+
+def forged(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Put a file with a matching digest into `folder`, where this process finds it as a fresh one would."""
+    (folder / _native._file_name()).write_bytes(hashlib.sha256(b"evil").digest() + b"evil")
+    code = _native._compile()
+    monkeypatch.setattr(_native, "_compile", lambda: code)
+    monkeypatch.setattr(_native, "_loaded", [])
+
+
+@pytest.mark.parametrize("elsewhere", ["stored elsewhere", "stored nowhere"])
+def test_forged_code_is_compiled_instead_with_one_line(
+    elsewhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_to_all, own = tmp_path / "open", tmp_path / "own"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    folders = [open_to_all, own] if elsewhere == "stored elsewhere" else [open_to_all]
+    monkeypatch.setattr(_native, "_folders", lambda: folders)
+    forged(monkeypatch, open_to_all)
+    assert not _native.is_stored()
+    page = np.full((64, 96, 3), 255, np.uint8)
+    page[40:50, 40:50] = 0
+    assert pixelprune.select(page).keep.tolist() == [[1, 0, 0], [0, 1, 1]]
+    begins = {
+        "stored elsewhere": "stored kernels were compiled again instead of loaded",
+        "stored nowhere": "the compiled kernels could not be stored, so every process will compile them again "
+        "(a few seconds)",
+    }[elsewhere]
+    why = f"{open_to_all} can be written by other users (mode 777; chmod go-w changes that)"
+    assert caplog.messages == [f"{begins}: {why}"]
+    assert [file.read_bytes()[32:] for file in open_to_all.iterdir()] == [b"evil"]
+    # The next process finds what this one stored, and has nothing to say.
+    caplog.clear()
+    monkeypatch.setattr(_native, "_loaded", [])
+    assert _native.is_stored() == (elsewhere == "stored elsewhere")
+    pixelprune.select(page)
+    assert len(caplog.messages) == (elsewhere == "stored nowhere")
 
 
 class TestName:

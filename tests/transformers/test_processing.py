@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import pickle
@@ -262,6 +263,29 @@ def test_floats_are_refused(qwen: Any, pictures: list) -> None:
     assert bool(unpruned["image_kept"].all())
 
 
+@pytest.mark.parametrize(
+    ("mode", "values"), [("RGBA", "4 values"), ("LA", "2 values"), ("L", "1 value"), ("P", "1 value"), ("1", "1 value")]
+)
+def test_what_is_not_converted_is_refused(stock: Any, pictures: list, mode: str, values: str) -> None:
+    """Where stock code works on such images, it goes on working with pruning switched off."""
+    pruned = enable(processor=copy.deepcopy(stock))
+    images = [picture.convert(mode) for picture in pictures]
+    text = (
+        rf"images must be 8-bit RGB to be pruned, got {values} per pixel; leave do_convert_rgb on, or convert them "
+        r"with image.convert\("
+    )
+    with pytest.raises(ValueError, match=text):
+        call(pruned, images, do_convert_rgb=False)
+    assert call(pruned, images)["image_kept"].any()
+    raw = {"do_convert_rgb": False, "do_rescale": False, "do_normalize": False}
+    try:
+        expected = stock.image_processor(images, return_tensors="pt", **raw)
+    except (RuntimeError, ValueError):
+        return
+    actual = pruned.image_processor(images, return_tensors="pt", pixelprune=False, **raw)
+    assert torch.equal(actual["pixel_values"], expected["pixel_values"])
+
+
 def test_another_patch_size_in_one_call_is_refused(qwen: Any, pictures: list) -> None:
     with pytest.raises(ValueError, match="patch_size must be 16, as when pruning was enabled, got 14"):
         call(qwen, pictures, patch_size=14)
@@ -344,6 +368,20 @@ def test_auto_class_loads_the_stock_processor(qwen: Any, tmp_path: Path) -> None
     qwen.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is type(disable(processor=qwen))
+
+
+def test_what_the_classes_of_an_enabled_processor_make_is_stock(stock: Any, tmp_path: Path) -> None:
+    del stock.family
+    processor = enable(processor=copy.deepcopy(stock))
+    processor.save_pretrained(tmp_path)
+    cls, image_cls = type(processor), type(processor.image_processor)
+    assert inspect.signature(image_cls) == inspect.signature(type(stock.image_processor))
+    loaded = cls.from_pretrained(tmp_path)
+    assert type(loaded) is type(stock)
+    parts = [loaded.image_processor, image_cls(), image_cls.from_pretrained(tmp_path), image_cls.from_dict({})]
+    assert {type(part) for part in parts} == {type(stock.image_processor)}
+    given = {name: getattr(stock, name) for name in stock.get_attributes()}
+    assert type(cls(**given)) is type(stock)
 
 
 def test_enabling_again_replaces_the_options(qwen: Any, pictures: list) -> None:

@@ -101,7 +101,13 @@ def test_left_out(model_case: Case, name: str) -> None:
 
 def test_embeddings_instead_of_ids(model_case: Case) -> None:
     embeddings = model_case.stock.get_input_embeddings()(wrong(model_case)["input_ids"])
-    refused(model_case, "inputs_embeds cannot be pruned", input_ids=None, inputs_embeds=embeddings)
+    text = r"inputs_embeds cannot be pruned, .* let the processor keep everything \(pixelprune=False\)"
+    refused(model_case, text, input_ids=None, inputs_embeds=embeddings)
+
+
+def test_features_of_all_blocks_beside_a_mask_that_drops_some(model_case: Case) -> None:
+    text = r"mm_encoder_outputs\['image'\] cannot be pruned, .* pass input_ids and pixel_values"
+    refused(model_case, text, pixel_values=None, mm_encoder_outputs={"image": object()})
 
 
 def test_model_that_reads_merge_sizes() -> None:
@@ -127,6 +133,14 @@ def test_mask_of_another_kind(model_case: Case) -> None:
     mask = wrong(model_case)["attention_mask"]
     with pytest.raises(ValueError, match=r"attention_mask must have shape .* got \(2, 1, 1, \d+\)"):
         model_case.pruned(**wrong(model_case, attention_mask=mask[:, None, None]))
+
+
+def test_attention_mask_that_hides_placeholders(model_case: Case) -> None:
+    inputs = wrong(model_case)
+    mask = inputs["attention_mask"].clone()
+    row, column = (inputs["input_ids"] == model_case.stock.config.image_token_id).nonzero()[0].tolist()
+    mask[row, column : column + 2] = 0
+    refused(model_case, "attention_mask is 0 at 2 image placeholders, as if they were padding", attention_mask=mask)
 
 
 def test_features_beside_pixels(model_case: Case) -> None:

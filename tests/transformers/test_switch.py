@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import functools
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
 
 from pixelprune.transformers import disable, enable
 from tests.support.cases import Case, absent, case
@@ -62,13 +63,43 @@ def test_saved_and_loaded(family_name: str, tmp_path: Path) -> None:
     model_case.pruned.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model_case.stock).__name__]
     _, pruned = model_case.prompts(ROWS)
-    loaded = type(model_case.pruned).from_pretrained(tmp_path, attn_implementation="eager")
-    assert type(loaded) is type(model_case.pruned)
-    stock = type(model_case.stock).from_pretrained(tmp_path, attn_implementation="eager")
-    assert type(stock) is type(model_case.stock)
     expected = logits(model_case.pruned, model_case, pruned)
-    assert torch.equal(logits(loaded, model_case, pruned), expected)
-    assert torch.equal(logits(enable(stock), model_case, pruned), expected)
+    for cls in (type(model_case.stock), type(model_case.pruned)):
+        loaded = cls.from_pretrained(tmp_path, attn_implementation="eager")
+        check_stock(model_case, loaded)
+        assert torch.equal(logits(enable(loaded), model_case, pruned), expected)
+
+
+def test_made_with_the_class_of_an_enabled_model(family_name: str) -> None:
+    model_case = case(family_name)
+    cls, stock = type(model_case.pruned), type(model_case.stock)
+    assert inspect.signature(cls) == inspect.signature(stock)
+    for made in (cls(model_case.stock.config), cls._from_config(model_case.stock.config)):
+        made.load_state_dict(model_case.stock.state_dict())
+        check_stock(model_case, made.eval())
+
+
+def check_stock(model_case: Case, made: Any) -> None:
+    full, _ = model_case.prompts(ROWS)
+    assert type(made) is type(model_case.stock)
+    assert type(made.base_model) is type(model_case.stock.base_model)
+    assert torch.equal(logits(made, model_case, full), logits(model_case.stock, model_case, full))
+
+
+def test_class_with_a_type_of_its_own() -> None:
+    """A model may be of an abstract class; and a class that is made of an enabled one makes its own objects."""
+
+    class Abstract(Qwen3VLForConditionalGeneration, abc.ABC):
+        pass
+
+    model_case = case("qwen3_vl")
+    model = copy.deepcopy(model_case.stock)
+    model.__class__ = Abstract
+    enabled = type(enable(model))
+    assert issubclass(enabled, Abstract)
+    assert type(enabled(model.config)) is Abstract
+    derived = type("Derived", (enabled,), {})
+    assert type(derived(model.config)) is derived
 
 
 def test_auto_class_loads_the_stock_class(tmp_path: Path) -> None:

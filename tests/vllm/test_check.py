@@ -14,7 +14,6 @@ import vllm
 from vllm import ModelRegistry
 
 from pixelprune.vllm import ARCHITECTURES, check
-from pixelprune.vllm.selftest import verdict
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +30,7 @@ def test_all_is_well() -> None:
     texts = {finding["name"]: finding["text"] for finding in report["findings"]}
     assert vllm.__version__ in texts["versions"]
     assert texts["architectures"] == ", ".join(ARCHITECTURES)
-    assert "149 of 192 visual tokens" in texts["self-test"]
+    assert "149 of 192 visual tokens, with the features and log-probabilities of a model in" in texts["self-test"]
 
 
 def test_a_list_of_plugins_without_ours() -> None:
@@ -79,11 +78,3 @@ def test_an_engine_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = check.self_test()
     assert not found.good
     assert found.text.startswith("the engine did not run")
-
-
-def test_what_a_self_test_means() -> None:
-    full = (90, [1, 2])
-    assert verdict(92, 192, 100, full, full, 8) == {"total": 192, "kept": 100, "photograph": 64}
-    assert "prunes wrongly" in verdict(50, 192, 100, full, full, 8)["problem"]
-    assert "does not prune" in verdict(0, 192, 100, full, full, 8)["problem"]
-    assert "a different answer" in verdict(92, 192, 100, full, (90, [1, 3]), 8)["problem"]

@@ -74,6 +74,11 @@ class Server:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """The first process of the server, and the session and group of all of them."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """The last megabyte of what the server has printed."""
         file = self._log.fileno()

@@ -1,4 +1,4 @@
-"""Samples of more than 8 bits, and transparent colors that Pillow compares wrongly."""
+"""Samples of more than 8 bits, and files that Pillow decodes to another picture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from PIL import ImageFile, TiffImagePlugin
 from pixelprune.images import tiff
 from pixelprune.images.errors import ImageError
 from pixelprune.selection._blocks import Image
+
+# Formats, and a mode in one of them, whose pictures come out as a negative or without their mask.
+_MISREAD = {("XBM", "1"), ("PSD", "1"), *(("CUR", mode) for mode in ("1", "L", "P", "RGB", "RGBA"))}
+_COLOR_MAP = 320  # the tag of a TIFF
 
 _ROWS = 64  # converted at a time, so that intermediate values take little memory
 
@@ -114,12 +118,18 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
     tiles = getattr(image, "tile", None)
     key = image.info.get("transparency")
     rawmode = tiles[0].args if tiles and image.format == "PNG" else None
+    if tiles and (image.format, image.mode) in _MISREAD:
+        raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
     if tiles and isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_noise(image)
     if rawmode == "RGB;16B" and isinstance(key, tuple):
         lower = _with_lower_bytes(image)
         return _without_color(image, key, lower)
+    saved_channel = bool(tiles) and image.format == "PSD" and image.has_transparency_data and not _is_transparent(image)
     image.load()
+    if saved_channel:
+        return image.convert(image.mode.removesuffix("A"))
+    _use_8_bit_palette(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "L":
         _refuse_negative(_smallest_of_8_bits(image))
     if rawmode in ("L;2", "L;4") and isinstance(key, int):
@@ -162,6 +172,28 @@ def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
         raise ImageError(
             "a compressed big-endian TIFF with signed or 32-bit samples is not supported; convert it to PNG first"
         )
+
+
+def _is_transparent(psd: PIL.Image.Image) -> bool:
+    """Whether the extra channel of a PSD is its transparency, which a negative number of layers says."""
+    assert isinstance(psd, ImageFile.ImageFile)
+    assert psd.fp is not None
+    position = psd.fp.tell()
+    psd.fp.seek(26)
+    for _ in range(2):  # colors and resources, each behind its length
+        psd.fp.seek(int.from_bytes(psd.fp.read(4)), 1)
+    has_layers = int.from_bytes(psd.fp.read(4)) > 0
+    psd.fp.seek(4, 1)
+    layers = int.from_bytes(psd.fp.read(2), signed=True)
+    psd.fp.seek(position)
+    return has_layers and layers < 0
+
+
+def _use_8_bit_palette(image: PIL.Image.Image) -> None:
+    """Some writers put 8 bits where colors have 16, which would make all of them black."""
+    colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP, ())
+    if image.mode == "P" and colors and max(colors) < 256:
+        image.putpalette(bytes(colors), "RGB;L")
 
 
 def _with_lower_bytes(image: PIL.Image.Image) -> PIL.Image.Image:

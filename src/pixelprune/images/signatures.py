@@ -38,10 +38,12 @@ EPS = Unsupported("EPS without Ghostscript", "install Ghostscript, or convert it
 METAFILE = Unsupported("WMF", _CONVERT, (".wmf", ".emf"))
 EXR = Unsupported("OpenEXR", _CONVERT, (".exr",))
 RADIANCE = Unsupported("Radiance HDR", _CONVERT, (".hdr",))
+XBM = Unsupported("XBM", _CONVERT, (".xbm",))
+CURSOR = Unsupported("CUR", _CONVERT, (".cur",))
 DATA = Unsupported("scientific data", _CONVERT, (".h5", ".hdf", ".grib", ".bufr"))
 VIDEO = Unsupported("video", _EXTRACT, (".mpg", ".mpeg", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
 
-_UNSUPPORTED = (SVG, JPEG_XL, HEIC, EPS, METAFILE, EXR, RADIANCE, DATA, VIDEO)
+_UNSUPPORTED = (SVG, JPEG_XL, HEIC, EPS, METAFILE, EXR, RADIANCE, XBM, CURSOR, DATA, VIDEO)
 
 # The formats that Pillow recognizes and leaves to a handler, which it does not bring along.
 STUBS = {"BUFR": DATA, "GRIB": DATA, "HDF5": DATA, "WMF": METAFILE, "EMF": METAFILE, "MPEG": VIDEO}

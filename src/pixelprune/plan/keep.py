@@ -42,11 +42,14 @@ class KeepMask:
         """A mask (N,), or those of each item, with grids (n, 3) of frames, rows and columns of patches; `merge` is m.
 
         Raises:
-            ValueError: the sides of a grid are not multiples of m, or the mask does not fit the grids.
+            ValueError: a grid has no patches, its sides are not multiples of m, or the mask does not fit the grids.
         """
         sizes = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
-        if any(side % merge for _, *sides in sizes for side in sides):
-            raise ValueError(f"grid_thw must have sides that are multiples of {merge}, got {list(sizes)}")
+        if any(min(size) < 1 or any(side % merge for side in size[1:]) for size in sizes):
+            raise ValueError(
+                f"grid_thw must have frames and sides of at least 1, and sides that are multiples of {merge}, "
+                f"got {[list(size) for size in sizes]}"
+            )
         shapes = tuple((frames, height // merge, width // merge) for frames, height, width in sizes)
         return cls(mask if isinstance(mask, Tensor) else _joined(mask), shapes)
 

@@ -47,6 +47,22 @@ class Layout:
     axes: tuple[int, int, int, int]
     temporal: int | None
 
+    def check(self, patches: Tensor) -> None:
+        """Raise a ValueError unless patches (n, …) are of RGB: an image processor can be told not to convert."""
+        outside, channels, inside, _ = self.axes
+        planes, rest = divmod(patches[0].numel(), self.patch**2)
+        # One frame, or all of them.
+        if rest or planes not in (channels, channels * outside * inside):
+            got = f"{planes} value{'' if planes == 1 else 's'} per pixel"
+        elif patches.dtype not in (torch.uint8, torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            got = f"samples of {patches.dtype}".replace("torch.", "")
+        else:
+            return
+        raise ValueError(
+            f"images must be 8-bit RGB to be pruned, got {got}; leave do_convert_rgb on, or convert them with "
+            'image.convert("RGB"), or pass pixelprune=False'
+        )
+
 
 @dataclass(frozen=True)
 class ImagePruner:
@@ -101,6 +117,7 @@ class ImagePruner:
             ValueError: the values of `patches` are not 8-bit.
         """
         stock = in_bytes(patches)
+        self.layout.check(stock)
         keep = self._select(stock.cpu(), grids, config, log)
         rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
         if image_processor is not None:

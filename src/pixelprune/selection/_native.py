@@ -3,11 +3,11 @@
 numba's own cache still makes each process import numba, which takes far longer than the selections
 of most processes. An object file needs only llvmlite, the library under numba; `pixelprune bench
 select` times a first call. The file is looked up next to this module, then in the user's cache
-folder, and is written to the first of the two that is writable. If neither is, each process
-compiles the kernels for itself.
+folder, and is written to the first of the two that is writable and closed to other users. If neither
+is, each process compiles the kernels for itself. `pixelprune._trusted` says what is closed.
 
 The file name holds a digest of everything that determines the code: kernel source, llvmlite, CPU and its
-features. The file starts with a digest of the code that follows, and is replaced in one step.
+features. The file starts with a digest of the code that follows, against damage, and is replaced in one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import platformdirs
 
-from pixelprune._atomic import write_whole
+from pixelprune._trusted import read_trusted, write_trusted
 
 _log = logging.getLogger("pixelprune")
 _SYMBOL = "pixelprune_scan"
@@ -62,7 +62,7 @@ def scan_function() -> Callable[..., None]:
 
 def is_stored() -> bool:
     """Whether `scan_function` finds its code, so that nothing needs compiling."""
-    return bool(_loaded) or any((folder / _file_name()).is_file() for folder in _folders())
+    return bool(_loaded) or _read(_file_name())[0] is not None
 
 
 def _load() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
@@ -70,10 +70,10 @@ def _load() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = _file_name()
-    code = _read(name)
+    code, refused = _read(name)
     if code is None:
         code = _compile()
-        _write(name, code)
+        _write(name, code, refused)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -104,30 +104,39 @@ def _file_name() -> str:
     return f"scan-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.o"
 
 
-def _read(name: str) -> bytes | None:
+def _read(name: str) -> tuple[bytes | None, list[str]]:
+    """The stored code, if there is any that can be used; and what is wrong with files that cannot be."""
+    refused = []
     for folder in _folders():
         try:
-            data = (folder / name).read_bytes()
+            data = read_trusted(folder / name)
+        except PermissionError as error:
+            refused.append(str(error))
+            continue
         except OSError:
             continue
         digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(code).digest() == digest:
-            return code
-        _log.warning("%s is damaged and will be compiled again", folder / name)
-    return None
+            return code, refused
+        refused.append(f"{folder / name} is damaged")
+    return None, refused
 
 
-def _write(name: str, code: bytes) -> None:
+def _write(name: str, code: bytes, refused: list[str]) -> None:
+    """Store code that was compiled; log one line if it cannot be stored, or if stored files were refused (`_read`)."""
+    failed = []
     for folder in _folders():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / name, lambda file: file.write(hashlib.sha256(code).digest() + code))
-        except OSError:
+            write_trusted(folder / name, hashlib.sha256(code).digest() + code)
+        except OSError as error:
+            failed.append(str(error))
             continue
+        if refused:
+            _log.warning("stored kernels were compiled again instead of loaded: %s", "; ".join(refused))
         return
     _log.warning(
-        "the compiled kernels could not be stored in any of %s; every process will compile them again (a few seconds)",
-        ", ".join(str(folder) for folder in _folders()),
+        "the compiled kernels could not be stored, so every process will compile them again (a few seconds): %s",
+        "; ".join(dict.fromkeys([*refused, *failed])),
     )
 
 

@@ -66,9 +66,16 @@ def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: boo
     family = family_of(model)
     grids = _checked_grids(inputs)
     merge = family.merge_size(model, inputs.get("image_merge_sizes"))
-    keep = _checked_mask(image_kept, grids, inputs["pixel_values"], merge)
+    keep = _checked_mask(image_kept, grids, inputs.get("pixel_values"), merge)
+    embedded = _embedded(inputs)
+    if embedded is not None and not keep.everything:
+        raise ValueError(
+            f"{embedded} cannot be pruned, since placeholders are found by their ids and blocks are dropped before "
+            "the encoder; pass input_ids and pixel_values, or let the processor keep everything (pixelprune=False)"
+        )
     cached = caches.length(inputs.get("past_key_values"))
-    if not cached and keep.everything:
+    # What comes as vectors was never pruned here, so stock code goes on from a cache as it always does.
+    if keep.everything and (embedded is not None or not cached):
         return inputs, False
     call, inputs = find_placeholders(model, family, inputs, keep.to(grids.device), cached, generating)
     if family.positions == "mrope":
@@ -101,6 +108,7 @@ def find_placeholders(
         inputs, from_start = _behind_cache(inputs, cached), False
         is_image = _is_image(inputs, token)
     found = int(is_image.sum())
+    _check_hidden(inputs, is_image)
     if found != wanted:
         raise ValueError(
             f"input_ids hold {found} image placeholders (id {token}), but image_kept keeps {wanted} "
@@ -114,6 +122,15 @@ def find_placeholders(
             "put the images of a batch in the order of their prompts"
         )
     return Call(model, family, keep, is_image, cached, from_start), inputs
+
+
+def _check_hidden(inputs: Inputs, is_image: Tensor) -> None:
+    mask = inputs.get("attention_mask")
+    if mask is not None and (hidden := int((is_image & (mask[:, -is_image.shape[1] :] == 0)).sum())):
+        raise ValueError(
+            f"attention_mask is 0 at {hidden} image placeholders, as if they were padding; pass the attention_mask of "
+            "the processor"
+        )
 
 
 def _behind_cache(inputs: Inputs, cached: int) -> Inputs:
@@ -213,13 +230,23 @@ def _check_attention_mask(mask: Any, ids: Tensor, cached: int) -> None:
         )
 
 
-def _checked_grids(inputs: Inputs) -> Tensor:
+def _image_features(inputs: Inputs) -> Any:
+    return (inputs.get("mm_encoder_outputs") or {}).get("image")
+
+
+def _embedded(inputs: Inputs) -> str | None:
+    """The name of what comes as vectors already: the text, or the images."""
     if inputs.get("inputs_embeds") is not None:
-        raise ValueError("inputs_embeds cannot be pruned, since placeholders are found by their ids; pass input_ids")
-    for name in ("pixel_values", "image_grid_thw", "input_ids"):
+        return "inputs_embeds"
+    return None if _image_features(inputs) is None else "mm_encoder_outputs['image']"
+
+
+def _checked_grids(inputs: Inputs) -> Tensor:
+    needed = ("image_grid_thw",) if _embedded(inputs) else ("pixel_values", "image_grid_thw", "input_ids")
+    for name in needed:
         if inputs.get(name) is None:
             raise ValueError(f"image_kept came without {name}; pass all that the processor returned")
-    if (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
+    if _image_features(inputs) is not None and inputs.get("pixel_values") is not None:
         raise ValueError(
             "pixel_values came with mm_encoder_outputs['image'], which stands for them; pass one of the two"
         )
@@ -232,7 +259,7 @@ def _checked_grids(inputs: Inputs) -> Tensor:
     return grids
 
 
-def _checked_mask(mask: Any, grids: Tensor, pixel_values: Tensor, merge: int) -> KeepMask:
+def _checked_mask(mask: Any, grids: Tensor, pixel_values: Tensor | None, merge: int) -> KeepMask:
     blocks = int(grids.prod(-1).sum()) // merge**2
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (blocks,):
         got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -246,7 +273,7 @@ def _checked_mask(mask: Any, grids: Tensor, pixel_values: Tensor, merge: int) ->
             f"image_kept must keep at least one block of each image, got none of image {keep.counts.index(0)}"
         )
     wanted = sum(keep.counts) * merge**2
-    if len(pixel_values) != wanted:
+    if pixel_values is not None and len(pixel_values) != wanted:
         raise ValueError(
             f"pixel_values must hold the {wanted} patches of the {wanted // merge**2} blocks that image_kept keeps, "
             f"got {len(pixel_values)}; take both from the same call of the processor"

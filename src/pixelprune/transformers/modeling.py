@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pixelprune.transformers import caches
+from pixelprune.transformers._disguise import disguised
 from pixelprune.transformers.inputs import stock_inputs
 
 # An argument that stock code passes on from a model to its `base_model`: nothing is dropped from its pixels, and
@@ -31,12 +32,10 @@ _generating: ContextVar[Any] = ContextVar("_generating", default=None)
 @functools.cache
 def pruned_class(base: Any) -> type:
     """The subclass of `base` whose instances take `image_kept`."""
-    # The stock name: checkpoints record it, and other libraries look models up by it.
-    same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    added = {"forward": _pruned_forward(base), "__reduce_ex__": _reduce, "_pixelprune_base": base}
+    added = {"forward": _pruned_forward(base), "__reduce_ex__": _reduce}
     if hasattr(base, "generate"):
         added["generate"] = _pruned_generate(base)
-    return type(base.__name__, (base,), {**same, **added})
+    return disguised(base, (), added)
 
 
 def _pruned_forward(base: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, stock_patches
 from pixelprune.selection.config import PruneConfig, resolve
+from pixelprune.transformers._disguise import disguised
 
 # Whether an image processor's stock code is running to get the pixels to select from.
 _selecting = ContextVar("_selecting", default=False)
@@ -151,8 +152,7 @@ def _rebuild(own: type, base: Any, added: dict[str, Any]) -> Any:
 
 def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
     """A subclass of `base` under its name, with what `own` and `added` add."""
-    same = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    hidden = {"_pixelprune_base": base, "_pixelprune_added": added}
+    hidden: dict[str, Any] = {"_pixelprune_added": added}
     if own is PrunedImageProcessor:
         # Names that are listed here reach the image processor through the calls of the processor.
         class Options(base.valid_kwargs, total=False):  # type: ignore[misc, call-arg]
@@ -160,7 +160,7 @@ def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
 
         hidden["valid_kwargs"] = Options
         hidden["model_input_names"] = [*base.model_input_names, IMAGE_KEPT]
-    return type(base.__name__, (own, base), {**same, **hidden, **added})
+    return disguised(base, (own,), {**hidden, **added})
 
 
 def pruned_image_processor_class(image_processor: Any, config: PruneConfig) -> Any:

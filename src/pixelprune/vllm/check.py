@@ -125,6 +125,7 @@ def self_test() -> Finding:
     return Finding(
         "self-test",
         True,
-        f"a page went through the engine with {counts['kept']} of {counts['total']} visual tokens, a photograph with "
-        f"all {counts['photograph']} and the same answer",
+        f"a page went through the engine with {counts['kept']} of {counts['total']} visual tokens, with the features "
+        "and log-probabilities of a model in which dropped blocks are hidden; a photograph with all "
+        f"{counts['photograph']} and the same answer",
     )
