@@ -287,12 +287,37 @@ def test_planes_of_gray_and_alpha_are_refused(extra: str, compression: str | Non
     assert read(tmp_path / "a.tif") == line
 
 
-def test_ignored_transparency_is_what_transformers_reads(tmp_path: Path) -> None:
-    image_utils = pytest.importorskip("transformers.image_utils", reason="compares with transformers")
-    PIL.Image.new("RGBA", (20, 10), (200, 30, 60, 0)).save(tmp_path / "a.png")
-    theirs = np.asarray(image_utils.load_image(str(tmp_path / "a.png")))
-    assert (load_image(tmp_path / "a.png", transparency="ignore") == theirs).all()
-    assert (load_image(tmp_path / "a.png") == 255).all()
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_transparency_as_transformers_sees_it(mode: str, tmp_path: Path) -> None:
+    """Left out of what it reads by path; over white in a Pillow image that it is given, from 5.21 on."""
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    image_utils = pytest.importorskip("transformers.image_utils")
+    path = tmp_path / "a.png"
+    noise = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 20, 4), np.uint8), "RGBA")
+    image = (noise if mode in ("RGBA", "LA") else noise.convert("RGB")).convert(mode)
+    key = {"RGB": image.getpixel((3, 4)), "L": image.getpixel((3, 4)), "P": bytes(range(256))}
+    image.save(path, **({"transparency": key[mode]} if mode in key else {}))
+    ignored, over_white = load_image(path, transparency="ignore"), load_image(path)
+    assert (ignored != over_white).any()
+    assert (np.asarray(image_utils.load_image(str(path))) == ignored).all()
+    processor = transformers.Qwen2VLImageProcessor()
+    assert (np.moveaxis(np.asarray(processor.fetch_images(str(path))), 0, 2) == ignored).all()
+    with PIL.Image.open(path) as opened:
+        given = np.moveaxis(np.asarray(processor.process_image(opened, do_convert_rgb=True)), 0, 2)
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    assert (given == (over_white if version >= (5, 21) else ignored)).all()
+
+
+def test_transformers_clips_what_is_scaled_here(tmp_path: Path) -> None:
+    """The docs say so; if this fails, they can say something better."""
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    samples = np.array([[0, 7, 255, 256, 40000, 65535]], np.uint16)
+    PIL.Image.fromarray(samples).save(tmp_path / "a.png")
+    with PIL.Image.open(tmp_path / "a.png") as opened:
+        given = transformers.Qwen2VLImageProcessor().process_image(opened, do_convert_rgb=True)
+    assert (np.asarray(given)[0] == samples.clip(0, 255)).all()
+    assert (load_image(tmp_path / "a.png")[:, :, 0] == np.rint(samples / 257)).all()
 
 
 def test_portable_graymaps_have_a_known_range() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pixelprune.selection._blocks import Image
 _MISREAD = {("XBM", "1"), ("PSD", "1"), *(("CUR", mode) for mode in ("1", "L", "P", "RGB", "RGBA"))}
 _COLOR_MAP = 320  # the tag of a TIFF
 
-_ROWS = 256  # converted at a time, so that intermediate values take little memory
+_ROWS = 64  # converted at a time, so that intermediate values take little memory
 
 
 def is_deep(image: PIL.Image.Image) -> bool:
@@ -25,8 +26,8 @@ def is_deep(image: PIL.Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]:
-    """A deep image as uint8 (H, W), and where it is transparent, bool (H, W), or None.
+def to_rgb(image: PIL.Image.Image, *, over_white: bool) -> Image:
+    """A decoded deep image as uint8 (H, W, 3), a transparent color over white or as it is.
 
     16-bit samples are scaled to 8 bits. 32-bit integers, and signed ones, are taken to span 255,
     65535 or all of their bits, whichever first holds them all. Of floating point values, 0 is black
@@ -37,29 +38,68 @@ def to_gray(image: PIL.Image.Image) -> tuple[Image, np.ndarray[Any, Any] | None]
     """
     if image.format == "FITS":
         raise ImageError("FITS with samples of more than 8 bits is not supported; convert it to PNG first")
-    values = np.asarray(image)
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    full_scale = _full_scale(image)
+    white_is_zero = _tags(image).get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO
+    key = image.info.get("transparency") if over_white else None
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top, samples in _strips(image):
+        gray = np.rint(np.where(np.isnan(samples), 0, samples).clip(0, full_scale) * (255 / full_scale))
+        if white_is_zero:
+            gray = 255 - gray
+        if isinstance(key, int):
+            gray[samples == key] = 255
+        rgb[top : top + len(gray)] = gray[:, :, None]
+    return rgb
+
+
+def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
+def _strips(image: PIL.Image.Image) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """Some rows of samples at a time, and which is the first: a copy of all would double what Pillow takes."""
+    unsigned = image.mode == "I" and _is_unsigned(_tags(image))
+    for top in range(0, image.height, _ROWS):
+        samples = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
+        yield top, samples.view(np.uint32) if unsigned else samples
+
+
+def _is_unsigned(tags: Mapping[int, Any]) -> bool:
+    """Whether the samples of a TIFF in Pillow's mode I, which is signed, are not."""
+    return tags.get(tiff.BITS) == (32,) and tags.get(tiff.SAMPLE_FORMAT) != (tiff.SIGNED,)
+
+
+def _full_scale(image: PIL.Image.Image) -> int:
+    """The sample that is white."""
+    tags = _tags(image)
     if image.mode == "F":
-        gray = _by_rows(values, _floats(values))
-    elif image.mode == "I":
-        bits, signed = tags.get(tiff.BITS, (32,))[0], tags.get(tiff.SAMPLE_FORMAT, (1,)) == (tiff.SIGNED,)
-        values = values.view(np.uint32) if tags and bits == 32 and not signed else values
-        scales = (65535,) if image.format == "PPM" else _full_scales(bits, unsigned=values.dtype == np.uint32)
-        gray = _by_rows(values, _integers(values, scales))
-    else:
-        full_scale = 2 ** tags.get(tiff.BITS, (16,))[0] - 1
-        table = np.rint(np.arange(65536).clip(0, full_scale) * (255 / full_scale)).astype(np.uint8)
-        gray = table[values]
-    if tags.get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
-        np.subtract(255, gray, out=gray)
-    key = image.info.get("transparency")
-    return gray, values == key if isinstance(key, int) else None
+        return _full_scale_of_floats(image)
+    if image.mode != "I":
+        return int(2 ** tags.get(tiff.BITS, (16,))[0] - 1)
+    _refuse_negative(min((int(samples.min()) for _, samples in _strips(image)), default=0))
+    if image.format == "PPM":
+        return 65535
+    bits = tags.get(tiff.BITS, (32,))[0]
+    all_bits = 2 ** (bits if _is_unsigned(tags) else bits - 1) - 1
+    largest = max((int(samples.max()) for _, samples in _strips(image)), default=0)
+    return next((scale for scale in (255, 65535) if largest <= scale <= all_bits), all_bits)
 
 
-def _full_scales(bits: int, *, unsigned: bool) -> tuple[int, ...]:
-    """What integers of Pillow's mode I may be meant to span, smallest first."""
-    largest = 2 ** (bits if unsigned else bits - 1) - 1
-    return (255, largest) if largest < 65535 else (255, 65535, largest)
+def _full_scale_of_floats(image: PIL.Image.Image) -> int:
+    smallest, largest, whole = 0.0, 0.0, True
+    for _, samples in _strips(image):
+        finite = samples[np.isfinite(samples)]
+        smallest, largest = min(smallest, float(finite.min(initial=0))), max(largest, float(finite.max(initial=0)))
+        whole = whole and bool((np.abs(finite - np.rint(finite)) < 0.01).all())
+    if smallest >= 0:
+        if largest <= 1:
+            return 1
+        if whole and largest <= 65535:
+            return 255 if largest <= 255 else 65535
+    reached = smallest if smallest < 0 else largest
+    raise ImageError(
+        f"floating point samples reach {reached:g}, where 0 is black and 1 is white; convert it to 8 bits first"
+    )
 
 
 def _refuse_negative(smallest: int) -> None:
@@ -67,43 +107,6 @@ def _refuse_negative(smallest: int) -> None:
         raise ImageError(
             f"signed samples reach {smallest}, and nothing says which is black; convert it to 8 bits first"
         )
-
-
-def _integers(values: np.ndarray[Any, Any], full_scales: tuple[int, ...]) -> float:
-    _refuse_negative(values.min(initial=0))
-    largest = values.max(initial=0)
-    return next((scale for scale in full_scales if largest <= scale), full_scales[-1])
-
-
-def _floats(values: np.ndarray[Any, Any]) -> float:
-    largest = max((float(rows.max(initial=0, where=np.isfinite(rows))) for rows in _strips(values)), default=0)
-    smallest = min((float(rows.min(initial=0, where=np.isfinite(rows))) for rows in _strips(values)), default=0)
-    if smallest >= 0:
-        if largest <= 1:
-            return 1
-        if largest <= 65535 and all(_are_whole(rows) for rows in _strips(values)):
-            return 255 if largest <= 255 else 65535
-    reached = largest if smallest >= 0 else smallest
-    raise ImageError(
-        f"floating point samples reach {reached:g}, where 0 is black and 1 is white; convert it to 8 bits first"
-    )
-
-
-def _are_whole(rows: np.ndarray[Any, Any]) -> bool:
-    rows = rows[np.isfinite(rows)]
-    return bool((np.abs(rows - np.rint(rows)) < 0.01).all())
-
-
-def _by_rows(values: np.ndarray[Any, Any], full_scale: float) -> Image:
-    gray = np.empty(values.shape, np.uint8)
-    for source, target in zip(_strips(values), _strips(gray), strict=True):
-        finite = np.where(np.isnan(source), 0, source).clip(0, full_scale)
-        target[:] = np.rint(finite * (255 / full_scale))
-    return gray
-
-
-def _strips(values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    return [values[row : row + _ROWS] for row in range(0, len(values), _ROWS)]
 
 
 def load(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -197,10 +200,8 @@ def _with_lower_bytes(image: PIL.Image.Image) -> PIL.Image.Image:
     """A second image of a PNG that is not decoded yet, which holds the lower 8 of its 16 bits."""
     assert isinstance(image, ImageFile.ImageFile)
     assert image.fp is not None
-    position = image.fp.tell()
-    image.fp.seek(0)
+    image.fp.seek(0)  # to be decoded, each image goes to where its pixels begin
     lower = PIL.Image.open(io.BytesIO(image.fp.read()))
-    image.fp.seek(position)
     # PNG has the upper byte first. Read as if the lower one came first, the "upper" byte is the lower one.
     lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
     return lower
@@ -211,11 +212,12 @@ def _without_color(image: PIL.Image.Image, key: tuple[int, ...], lower: PIL.Imag
 
     Pillow keeps the upper 8 bits, which cannot tell this color from its neighbors.
     """
-    parts = [(image, np.array(key) >> 8), (lower, np.array(key) & 255)]
     opaque = np.zeros((image.height, image.width), bool)
-    for part, color in parts:
-        for rows, target in zip(_strips(np.asarray(part)), _strips(opaque), strict=True):
-            target |= (rows != color).any(2)
+    image.load()
+    lower.load()
+    for part, color in ((image, np.array(key) >> 8), (lower, np.array(key) & 255)):
+        for top, samples in _strips(part):
+            opaque[top : top + len(samples)] |= (samples != color).any(2)
     copy = image.copy()
     del copy.info["transparency"]
     copy.putalpha(PIL.Image.fromarray(opaque.view(np.uint8) * np.uint8(255)))

@@ -23,12 +23,13 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     EXIF orientation is applied; for an animation, the first frame is used. 16-bit samples are scaled
     to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits, whichever
     first holds them all. Of floating point values, 0 is black and 1 is white; whole numbers are taken
-    to span 255 or 65535.
+    to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
+    clip them at 255, which leaves little but white. Convert such files before a model gets them.
 
-    Transparency is composited over white, as the processors in transformers do with a Pillow image
-    that is handed to them, and as vLLM does with RGBA. What `transformers` reads from a path or an
-    address itself, as in `apply_chat_template`, is converted to RGB first, which leaves transparency
-    out: ``transparency="ignore"`` shows that.
+    Transparency is composited over white, as vLLM does, and as the processors in transformers do from
+    version 5.21 on with a Pillow image that is handed to them. Older versions leave it out, and so do
+    all versions with a path or an address that they read themselves, as in `apply_chat_template`:
+    ``transparency="ignore"`` shows that.
 
     Args:
         path: any file that Pillow reads, a PDF (with the extra ``pdf``), or HEIC (``heif``).
@@ -85,15 +86,20 @@ def fit_image(image: Image | PIL.Image.Image, model: str | ModelPreset = "qwen3-
     """
     fitted = preset(model)
     if isinstance(image, np.ndarray):
-        image = _from_array(image)
+        _check_array(image)
     elif not isinstance(image, PIL.Image.Image):
         raise ValueError(f"image must be a Pillow image or a numpy array, got {type(image).__name__}")
-    refuse_single_pixel(image.size)
-    height, width = fitted.fit_size(image.height, image.width)
-    rgb = to_rgb(image)
-    if rgb.shape[:2] == (height, width):
-        return rgb
-    return np.array(PIL.Image.fromarray(rgb).resize((width, height), PIL.Image.Resampling.BICUBIC))
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+    refuse_single_pixel((width, height))
+    size = fitted.fit_size(height, width)
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+        rgb = image  # large ones are not copied on the way
+    else:
+        rgb = to_rgb(PIL.Image.fromarray(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image)
+    if size == (height, width):
+        return rgb.copy() if rgb is image else rgb
+    picture = PIL.Image.fromarray(np.ascontiguousarray(rgb))
+    return np.array(picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
 
 
 def numbered_pages(path: str | os.PathLike[str]) -> int | None:
@@ -110,10 +116,9 @@ def numbered_pages(path: str | os.PathLike[str]) -> int | None:
         return len(pages) if pages.numbered else None
 
 
-def _from_array(image: np.ndarray[Any, Any]) -> PIL.Image.Image:
+def _check_array(image: np.ndarray[Any, Any]) -> None:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise ValueError(
             f"image must be uint8 (H, W, 3), (H, W, 4) or (H, W), got {image.dtype} {image.shape}; "
             "scale it to 0..255, convert it to uint8, and move channels last"
         )
-    return PIL.Image.fromarray(np.ascontiguousarray(image))

@@ -29,10 +29,7 @@ def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
     """
     image = deep.load(image)
     if deep.is_deep(image):
-        gray, transparent = deep.to_gray(image)
-        if transparent is not None and transparency == "white":
-            gray[transparent] = 255
-        return np.repeat(gray[:, :, None], 3, axis=2)
+        return deep.to_rgb(image, over_white=transparency == "white")
     rgb = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _ROWS):
         bottom = min(top + _ROWS, image.height)
