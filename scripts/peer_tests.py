@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -30,6 +31,9 @@ from pixelprune.transformers import families
 cases: Any = importlib.import_module("tests.support.cases")
 peer: Any = importlib.import_module("tests.support.peer")
 
+# The exit code if there is nothing to run.
+NO_TESTS = 3
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,7 +47,14 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        common = peer.common_tests(peer.download(Path(folder)))
+        try:
+            package = peer.download(Path(folder))
+        except subprocess.CalledProcessError as error:
+            print(
+                f"the source distribution of transformers cannot be downloaded: {error.stderr.strip()}", file=sys.stderr
+            )
+            raise SystemExit(NO_TESTS) from None
+        common = peer.common_tests(package)
         print(f"transformers {transformers.__version__}")
         for name in wanted:
             if reason := cases.absent(name):
