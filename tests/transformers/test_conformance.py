@@ -93,6 +93,10 @@ def test_nothing_dropped_is_stock_for_vectors_too(family_name: str, way: str) ->
         {name: value for name, value in {**before, **changes}.items() if value is not None}
         for before in (inputs, stock_inputs)
     )
+    for model in (model_case.stock, model_case.pruned):
+        if hasattr(model.base_model, "rope_deltas"):
+            # Older versions place embeddings without ids by what the call before left here.
+            model.base_model.rope_deltas = None
     with torch.no_grad():
         expected = model_case.stock(**stock_given, use_cache=False).logits
         assert torch.equal(model_case.pruned(**given, use_cache=False).logits, expected)

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -274,13 +275,19 @@ def test_what_is_not_converted_to_rgb(name: str, mode: str, pictures: list) -> N
     grey = pictures[1].convert("L")
     image = np.asarray(pictures[1].convert("RGBA")) if mode == "array" else grey.convert(mode)
     text = r"images must be 8-bit RGB .*, got (uint8|uint16|bool|float32) with [1234] channel\(s\), which .*False"
+    options = {"do_convert_rgb": False, "do_normalize": False, "do_rescale": False}
+    try:
+        expected = call(stock, [image], **options)
+    except ValueError as error:  # older versions take 1 and 3 channels only
+        text = re.escape(str(error))
+        expected = None
     for images in ([image], [pictures[0], image]):
         with pytest.raises(ValueError, match=text):
             call(processor, images, do_convert_rgb=False)
-    options = {"do_convert_rgb": False, "do_normalize": False, "do_rescale": False}
+    if expected is None:
+        return
     unpruned = call(processor, [image], pixelprune=False, **options)
     assert bool(unpruned.pop("image_kept").all())
-    expected = call(stock, [image], **options)
     assert unpruned.keys() == expected.keys()
     assert all(torch.equal(unpruned[key], expected[key]) for key in expected)
 
