@@ -3,7 +3,7 @@
     pip install atheris
     python scripts/fuzz.py load request wire --seconds 600
 
-Each target runs in a process of its own, on one core. A finding ends it, and stands at the end of `fuzz/NAME.log`; the
+Each target runs in a separate process, on one core. A finding ends it, and stands at the end of `fuzz/NAME.log`; the
 Base64 of its data belongs into FINDINGS in tests/test_fuzz.py. The last lines are for docs/reliability.md.
 """
 

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from pixelprune.images import signatures
+
 SIDE = 64
 PAGES = 3  # per file
 DPI = 50
@@ -118,7 +120,8 @@ def answer(reader: subprocess.Popen[str], path: Path) -> list[dict[str, Any]] | 
 def compare(outcome: dict[str, Any], ours: bytes, limit: float) -> None:
     """Add the difference to what an independent reader makes of the same page."""
     path, page = Path(outcome["file"]), outcome["page"]
-    theirs = from_poppler(path, page) if b"%PDF-" in path.read_bytes()[:1024] else from_imagemagick(path, page)
+    is_pdf = signatures.is_pdf(path, signatures.head_of(path))
+    theirs = from_poppler(path, page) if is_pdf else from_imagemagick(path, page)
     if theirs is None:
         return
     a, b = (np.frombuffer(data, np.uint8).astype(int) for data in (ours, theirs))

@@ -25,9 +25,13 @@ def to_rgb(image: PIL.Image.Image, transparency: str = "white") -> Image:
     """A Pillow image of any mode as uint8 (H, W, 3).
 
     Raises:
-        ImageError: nothing says which of its samples are black and white.
+        ImageError: it cannot be decoded correctly, or nothing says which of its samples are black and white.
     """
-    image = deep.load(image)
+    return decoded_to_rgb(deep.load(image), transparency)
+
+
+def decoded_to_rgb(image: PIL.Image.Image, transparency: str) -> Image:
+    """`to_rgb` of an image that `deep.load` has decoded."""
     if deep.is_deep(image):
         return deep.to_rgb(image, over_white=transparency == "white")
     rgb = np.empty((image.height, image.width, 3), np.uint8)

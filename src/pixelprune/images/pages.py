@@ -72,7 +72,7 @@ class ImagePages:
             if self._frames[page - 1] in self._inverted and isinstance(self._image, TiffImagePlugin.TiffImageFile):
                 self._image.tag_v2[tiff.PHOTOMETRIC] = tiff.WHITE_IS_ZERO
             _check_size(self._image.size)
-            return modes.to_rgb(_loaded(self._image), transparency)
+            return modes.decoded_to_rgb(_loaded(self._image), transparency)
 
 
 def refuse_single_pixel(size: tuple[int, int]) -> None:

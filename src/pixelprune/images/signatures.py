@@ -95,8 +95,6 @@ def is_heif(head: bytes) -> bool:
 
 def unsupported(head: bytes) -> Unsupported | None:
     """The kind of a file that Pillow does not recognize, if it is one that we can name."""
-    if is_heif(head):
-        return HEIC
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return JPEG_XL
     if head.startswith(b"\x76\x2f\x31\x01"):
