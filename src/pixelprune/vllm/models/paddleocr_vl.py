@@ -11,6 +11,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import keep_patches
 from pixelprune.vllm.positions import MRopeMixin
+from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.processing import PruningProcessor
 from pixelprune.vllm.towers import TowerMixin
 
@@ -34,6 +35,9 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
             sizes = [int(mask.sum()) * merge**2 for mask in kwargs[IMAGE_KEPT]]
             kwargs["pixel_values"] = kwargs["pixel_values"].split(sizes)
         return super()._parse_and_validate_image_input(**kwargs)
+
+    def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
+        return patches_of(mask, grid, "row")
 
     def _keep_mask(self, masks: Any, grids: Any) -> KeepMask:
         return KeepMask.of_grids(list(masks), grids, self.config.vision_config.spatial_merge_size)
