@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
-from tests.support.engines import OPTIONS, Pictures, difference, limit, record, run
+from tests.support.engines import Pictures, difference, limit, record, run
 from tests.support.references import REFERENCES
 from tests.support.small_models import APART, for_vllm
 
@@ -20,7 +20,7 @@ def test_same_tokens_and_logits_as_a_full_model(
     family: str, checkpoint: Any, pictures: Pictures, tmp_path: Path, record_property: Any
 ) -> None:
     small, folder = APART[family], checkpoint(family)
-    requests = [pictures.request(small.image, names, options) for names in IMAGES for options in OPTIONS]
+    requests = pictures.requests(small.image, IMAGES)
     full = [i for i, spec in enumerate(requests) if "options" not in spec]
     job = {
         "model": str(for_vllm(folder)),
