@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from vllm import ModelRegistry
 from vllm.config import ModelConfig
 from vllm.model_executor.models.paddleocr_vl import PaddleOCRImagePixelInputs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
-from vllm.plugins import load_general_plugins
 
+from pixelprune.vllm import register
 from pixelprune.vllm.seams import as_declared, normalized
 from tests.support.engines import Pictures
 from tests.support.small_models import SMALL
@@ -27,22 +28,28 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("cached", [False, True])
 def test_images_have_other_keys_in_caches_with_other_options(
-    cached: bool, checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
     monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
-    load_general_plugins()
-    page, keys = Image.open(pictures.paths["page"]).convert("RGB"), {}
+    register()
+    page, cache = Image.open(pictures.paths["page"]).convert("RGB"), None
+    keys, tokens = {}, {}
     for name, (engine, request) in WAYS.items():
         config = ModelConfig(str(checkpoint("qwen3_vl")), dtype="float32", max_model_len=2048, hf_overrides=engine)
-        cache = MultiModalProcessorOnlyCache(config) if cached else None
-        processor = MULTIMODAL_REGISTRY.create_processor(config, cache=cache)
-        items = processor.info.parse_mm_data({"image": [page]})
-        made = processor(SMALL["qwen3_vl"].image, items, hf_processor_mm_kwargs=request)
-        keys[name] = made["mm_hashes"]["image"][0]
+        processor = MULTIMODAL_REGISTRY.create_processor(config)
+        assert type(processor).__module__ == "pixelprune.vllm.models.qwen3_vl"
+        prompt, items = SMALL["qwen3_vl"].image, processor.info.parse_mm_data({"image": [page]})
+        cache = cache or MultiModalProcessorOnlyCache(config)  # of all of them
+        alone = processor(prompt, items, hf_processor_mm_kwargs=request)
+        shared = processor(prompt, items, hf_processor_mm_kwargs=request, cache=cache)
+        assert alone["mm_hashes"] == shared["mm_hashes"]
+        assert alone["prompt_token_ids"] == shared["prompt_token_ids"]
+        keys[name], tokens[name] = alone["mm_hashes"]["image"][0], len(alone["prompt_token_ids"])
     assert keys["stock"] == keys["request, switched off"]
     assert len(set(keys.values())) == len(WAYS) - 1
+    assert len(set(tokens.values())) >= 3, "the options make a difference, so the keys have to"
 
 
 def test_patches_are_as_the_stock_inputs_of_paddleocr_vl_check_them() -> None:
