@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,45 @@ def test_a_user_without_a_home(copy: Path, home: str, monkeypatch: pytest.Monkey
 
 def test_the_function_is_called_without_the_gil() -> None:
     assert not _native._PROTOTYPE._flags_ & ctypes._FUNCFLAG_PYTHONAPI  # type: ignore[attr-defined]
+
+
+class TestOtherMachines:
+    """numba's own function in place of stored code."""
+
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(_native, "_loaded", [])
+        monkeypatch.setattr(_native, "_folders", lambda: [tmp_path / "store"])
+
+    def keep(self) -> list[list[bool]]:
+        generator = np.random.default_rng(0)
+        image = generator.integers(0, 2, (64, 96, 1), np.uint8).repeat(3, axis=2)
+        image[:32, 32:] = 7
+        return pixelprune.select(image).keep.tolist()  # type: ignore[no-any-return]
+
+    def test_a_mac(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert not _native.is_stored()
+        assert self.keep() == [[True, True, False], [True, True, True]]
+        assert _native._loaded[0][1] is import_module("pixelprune.selection._kernels").scan
+        assert _native.is_stored()  # nothing is left to compile in this process
+        assert not (tmp_path / "store").exists()
+        assert caplog.messages == []
+
+    @pytest.mark.parametrize("function", ["_target_machine", "_compile", "_file_name"])
+    def test_code_that_cannot_be_made_or_loaded(
+        self, function: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken() -> None:
+            raise RuntimeError("LLVM does not know\nthis machine")
+
+        monkeypatch.setattr(_native, function, broken)
+        assert self.keep() == [[True, True, False], [True, True, True]]
+        assert self.keep() == [[True, True, False], [True, True, True]]
+        assert caplog.messages == [
+            "stored kernels cannot be loaded on this machine, so every process will compile them (a few seconds): "
+            "LLVM does not know this machine"
+        ]
 
 
 class TestStore:

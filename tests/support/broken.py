@@ -1,68 +1,112 @@
-"""The self-test of the vLLM plugin with a plugin that is broken on purpose: python broken.py RESULT NAME...
+"""The vLLM plugin, broken on purpose in one way at a time: python broken.py FAMILY CHECKPOINT RESULT.
 
-One engine, in this process; RESULT is JSON, what `verdict` makes of each of the BREAKS named.
+One engine, in this process; RESULT is JSON, what the check at start-up says about each of the BREAKS. With START
+instead of RESULT, the engine starts with that break.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.vllm import ARCHITECTURES
+from pixelprune.vllm.positions import MRopeMixin
+
+Change = AbstractContextManager[Any]
 
 
-def _replaced(target: Any, name: str, make: Callable[[Any], Any]) -> AbstractContextManager[Any]:
+def changed(target: Any, name: str, make: Callable[[Any], Any]) -> Change:
     return patch.object(target, name, make(getattr(target, name)))
 
 
-def nothing() -> AbstractContextManager[Any]:
-    from pixelprune.vllm.towers import TowerMixin
-
-    return _replaced(TowerMixin, "_encode", lambda stock: stock)
+def nothing(model: Any) -> Change:
+    return changed(model, "_encode", lambda stock: stock)
 
 
-def black_pixels() -> AbstractContextManager[Any]:
-    from pixelprune.vllm.towers import TowerMixin
+def black_pixels(model: Any) -> Change:
+    def broken(self: Any, pixels: Any, keep: Any) -> Any:
+        black = torch.zeros_like(pixels) if isinstance(pixels, Tensor) else [torch.zeros_like(part) for part in pixels]
+        return stock(self, black, keep)
 
-    return _replaced(
-        TowerMixin, "_encode", lambda stock: lambda self, pixels, keep: stock(self, torch.zeros_like(pixels), keep)
-    )
+    stock = model._encode
+    return changed(model, "_encode", lambda _: broken)
 
 
-def no_normalization() -> AbstractContextManager[Any]:
+def front_end(model: Any) -> Change:
+    """Pruned pixels are never normalized in the front end, although the engine asks for it."""
     from pixelprune.plan.pixels import ImagePruner
+    from pixelprune.vllm.processing import PruningProcessor
 
     def broken(stock: Any) -> Any:
-        return lambda self, given, grids, config, *_, **__: stock(self, given, grids, config)
+        def prune(self: Any, given: Any, grids: Any, config: Any, *_: Any, **__: Any) -> Any:
+            values, keep = stock(self, given, grids, config)
+            return values.float(), keep
 
-    return _replaced(ImagePruner, "prune", broken)
+        return prune
 
-
-def packed_metadata() -> AbstractContextManager[Any]:
-    """Kept patches get the positions of the first ones of the image."""
-    from pixelprune.vllm.towers import TowerMixin
-
-    def broken(_: Any) -> Any:
-        def rows(self: Any, patches: Any) -> Any:
-            full = self._tower().prepare_encoder_metadata(patches.keep.grids(patches.merge))
-            return {key: full[key][: len(patches.index)] for key in self.row_keys if key in full}
-
-        return rows
-
-    return _replaced(TowerMixin, "_rows", broken)
+    processor = model._processor_factory.processor
+    if "_apply_hf_processor_main" in vars(processor):  # which then normalizes after pruning
+        return changed(processor, "_apply_hf_processor_main", lambda _: PruningProcessor._apply_hf_processor_main)
+    return changed(ImagePruner, "prune", broken)
 
 
-def one_axis() -> AbstractContextManager[Any]:
+def worker(model: Any) -> Change:
+    """Pruned pixels are never normalized in the worker, although they come in bytes."""
+
+    def broken(stock: Any) -> Any:
+        def encode(self: Any, pixels: Any, keep: Any) -> Any:
+            norm = getattr(self._tower(), "input_norm", None)
+            if norm is None:
+                return stock(self, pixels, keep)
+            with patch.object(norm, "forward", lambda values, dtype: values.to(dtype)):
+                return stock(self, pixels, keep)
+
+        return encode
+
+    return changed(model, "_encode", broken)
+
+
+def places(model: Any) -> Change:
+    """Kept patches get the places of others."""
+
+    def broken(stock: Any) -> Any:
+        def keep_mask(self: Any, masks: Any, grids: Any) -> Any:
+            keep = stock(self, masks, grids)
+            return KeepMask(torch.cat([part.flip(0) for part in keep.parts]), keep.shapes)
+
+        return keep_mask
+
+    return changed(model, "_keep_mask", broken)
+
+
+def one_sequence(model: Any) -> Change:
+    """All images of a batch look at each other."""
+
+    def broken(stock: Any) -> Any:
+        return lambda lengths, sequences=None: stock([sum(lengths)], sequences)
+
+    from pixelprune.vllm import towers
+
+    stack = ExitStack()
+    for module in (towers, import_module(model.__module__)):
+        if hasattr(module, "cumulative_lengths"):
+            stack.enter_context(changed(module, "cumulative_lengths", broken))
+    return stack
+
+
+def one_axis(model: Any) -> Change:
     """The language model counts tokens of the pruned prompt."""
-    from pixelprune.vllm.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
     def broken(stock: Any) -> Any:
         def positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> Any:
@@ -72,32 +116,120 @@ def one_axis() -> AbstractContextManager[Any]:
 
         return positions
 
-    return _replaced(Qwen3VLForConditionalGeneration, "get_mrope_input_positions", broken)
+    return changed(model, "get_mrope_input_positions", broken) if issubclass(model, MRopeMixin) else nullcontext()
 
 
-def another_class() -> AbstractContextManager[Any]:
-    from pixelprune.vllm.models.qwen3_vl import Qwen3VLForConditionalGeneration
+def shifted(model: Any) -> Change:
+    """Decoding goes on at a wrong position."""
 
-    return _replaced(Qwen3VLForConditionalGeneration, "__module__", lambda _: "vllm.model_executor.models.qwen3_vl")
+    def broken(stock: Any) -> Any:
+        def positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> Any:
+            found, delta = stock(self, input_tokens, mm_features)
+            return found, delta + (IMAGE_KEPT in mm_features[0].data)
+
+        return positions
+
+    return changed(model, "get_mrope_input_positions", broken) if issubclass(model, MRopeMixin) else nullcontext()
+
+
+def no_hash(_: Any) -> Change:
+    """The name of an image in caches says nothing about pruning."""
+    from pixelprune.vllm.processing import PruningProcessor
+
+    def hashes(self: Any, inputs: Any) -> Any:
+        rest = {name: value for name, value in inputs.hf_processor_mm_kwargs.items() if name != "pixelprune"}
+        return super(PruningProcessor, self)._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=rest))  # type: ignore[misc]
+
+    return changed(PruningProcessor, "_get_mm_hashes", lambda stock: hashes)
+
+
+def stock_encoder(model: Any) -> Change:
+    """Masks get lost on the way to the encoder."""
+
+    def broken(stock: Any) -> Any:
+        return lambda self, **kwargs: stock(self, **{k: v for k, v in kwargs.items() if k != IMAGE_KEPT})
+
+    return changed(model, "_parse_and_validate_image_input", broken)
+
+
+def unpruned(_: Any) -> Change:
+    from pixelprune.vllm import processing
+
+    return changed(processing, "split", lambda stock: lambda kwargs, config: (None, stock(kwargs, config)[1]))
 
 
 BREAKS = {
-    make.__name__: make for make in (nothing, black_pixels, no_normalization, packed_metadata, one_axis, another_class)
+    make.__name__: make
+    for make in (
+        nothing,
+        black_pixels,
+        front_end,
+        worker,
+        places,
+        one_sequence,
+        one_axis,
+        shifted,
+        no_hash,
+        stock_encoder,
+        unpruned,
+    )
 }
 
 
-def main(names: list[str]) -> dict[str, Any]:
-    from pixelprune.vllm.selftest import measure, start, verdict
+def class_of(family: str) -> Any:
+    from tests.support.small_models import APART, SMALL
 
-    with tempfile.TemporaryDirectory() as folder:
-        llm = start(Path(folder))
+    name = {**SMALL, **APART}[family].architecture
+    return getattr(import_module(f"pixelprune.vllm.models.{ARCHITECTURES[name]}"), name)
+
+
+def engine(family: str, checkpoint: str) -> Any:
+    from vllm import LLM
+
+    from tests.support.small_models import APART, SMALL
+
+    small = {**SMALL, **APART}[family]
+    return LLM(
+        checkpoint,
+        enforce_eager=True,
+        max_model_len=2048,
+        limit_mm_per_prompt={"image": 4, "video": 0},
+        hf_overrides={"pixelprune": True},
+        **{"dtype": small.dtype, **small.engine},
+    )
+
+
+def said(model: Any) -> str | None:
+    """What the check says in the worker."""
+    from pixelprune.vllm.startup import check
+
+    try:
+        check(model, model.pixelprune_config)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def main(family: str, checkpoint: str) -> dict[str, Any]:
+    llm = engine(family, checkpoint)
+    config = llm.llm_engine.model_config
+
+    def all_of(model: Any) -> dict[str, Any]:
+        model.pixelprune_config = config
         found = {}
-        for name in names:
-            with BREAKS[name]():
-                measured = measure(llm, Path(folder))
-            found[name] = {"measured": str(measured), **verdict(measured)}
+        for name, make in BREAKS.items():
+            with make(type(model)):
+                found[name] = said(model)
         return found
+
+    (found,) = llm.apply_model(all_of)
+    return found  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(main(sys.argv[2:] or list(BREAKS))), encoding="utf-8")
+    family, checkpoint, result = sys.argv[1:]
+    if result in BREAKS:
+        with BREAKS[result](class_of(family)):
+            engine(family, checkpoint)
+    else:
+        Path(result).write_text(json.dumps(main(family, checkpoint)), encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -48,6 +49,16 @@ class Pictures:
         if options is not None:
             spec["options"] = {"pixelprune": options}
         return spec
+
+
+def skip_if_amx_is_hidden(dtype: str) -> None:
+    """Skip where the stock engine cannot run a model in bfloat16.
+
+    vLLM asks the processor whether it has AMX, and packs weights for it. Torch asks oneDNN, which a variable such as
+    ONEDNN_MAX_CPU_ISA=AVX2 can forbid to use it, and then cannot read what is packed.
+    """
+    if dtype == "bfloat16" and torch.cpu._is_amx_tile_supported() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("vLLM packs bfloat16 weights for AMX, which a variable of the environment hides from torch")
 
 
 def environment(**more: str) -> dict[str, str]:

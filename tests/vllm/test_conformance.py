@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
-from tests.support.engines import Pictures, Transformers, difference, limit, record, run
+from tests.support.engines import Pictures, Transformers, difference, limit, record, run, skip_if_amx_is_hidden
 from tests.support.small_models import SMALL, for_vllm
 
 IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "page"])
@@ -19,6 +19,7 @@ def test_same_tokens_and_logits_as_transformers(
     family: str, checkpoint: Any, pictures: Pictures, tmp_path: Path, record_property: Any
 ) -> None:
     small, folder = SMALL[family], checkpoint(family)
+    skip_if_amx_is_hidden(small.dtype)
     requests = pictures.requests(small.image, IMAGES)
     each, together = [[i] for i in range(len(requests))], [list(range(len(requests)))]
     job = {

@@ -105,6 +105,6 @@ def prepare_kernels() -> None:
     """Load the compiled code, so that its loading is not counted as time of an image."""
     from pixelprune.selection import _native
 
-    waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels, once per machine…")
+    waiting = nullcontext() if _native.is_stored() else err.status("Compiling the kernels…")
     with waiting:
         _native.scan_function()

@@ -8,6 +8,9 @@ is, each process compiles the kernels for itself. `pixelprune._trusted` says wha
 
 The file name holds a digest of everything that determines the code: kernel source, llvmlite, CPU and its
 features. The file starts with a digest of the code that follows, against damage, and is replaced in one step.
+
+Where stored code cannot be loaded, numba's own function is used, which each process compiles; and always on macOS,
+since a crash while loading could not be caught, and no Mac has been tried yet.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +41,7 @@ _pointer, _int = ctypes.c_void_p, ctypes.c_int64
 # The arguments are described at SIGNATURE in _kernels.py. ctypes releases the GIL during the call.
 _PROTOTYPE = ctypes.CFUNCTYPE(None, _pointer, *[_int] * 9, *[_pointer] * 4)
 
-_loaded: list[tuple[Callable[..., None], llvm.ExecutionEngine]] = []
+_loaded: list[tuple[Callable[..., None], object]] = []
 _lock = threading.Lock()
 
 
@@ -62,11 +66,32 @@ def scan_function() -> Callable[..., None]:
 
 def is_stored() -> bool:
     """Whether `scan_function` finds its code, so that nothing needs compiling."""
-    return bool(_loaded) or _read(_file_name())[0] is not None
+    return bool(_loaded) or (_stores() and _read(_file_name())[0] is not None)
 
 
-def _load() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
-    """The function, and the engine that holds its code and must live as long."""
+def _stores() -> bool:
+    return sys.platform != "darwin"
+
+
+def _load() -> tuple[Callable[..., None], object]:
+    """The function, and what holds its code and must live as long."""
+    if _stores():
+        try:
+            return _from_object_code()
+        except Exception as error:  # whatever LLVM raises on a machine that nobody has tried
+            _log.warning(
+                "stored kernels cannot be loaded on this machine, so every process will compile them "
+                "(a few seconds): %s",
+                " ".join(str(error).split()) or type(error).__name__,
+            )
+    from pixelprune.selection import _kernels
+
+    address = _kernels.scan.address
+    assert address is not None
+    return _PROTOTYPE(address), _kernels.scan
+
+
+def _from_object_code() -> tuple[Callable[..., None], llvm.ExecutionEngine]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name = _file_name()

@@ -7,9 +7,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
 import pixelprune
@@ -33,8 +36,12 @@ class Finding:
     text: str
 
 
-def check() -> list[Finding]:
-    """Check versions, entry point, registry and classes, then run a small model on the real engine.
+def check(model: str | None = None, options: Mapping[str, Any] = MappingProxyType({})) -> list[Finding]:
+    """Check versions, entry point, registry and classes, then run a model on the real engine.
+
+    Args:
+        model: name or folder of a checkpoint; None for a small random model.
+        options: of vLLM's `LLM`.
 
     Returns:
         Findings in order; those after the first one that is not good are left out.
@@ -42,7 +49,7 @@ def check() -> list[Finding]:
     findings = [versions(), tested_version()]
     if not findings[-1].good:
         return findings
-    for step in (announced, allowed, registered, importable, self_test):
+    for step in (announced, allowed, registered, importable, partial(self_test, model, options)):
         finding = step()
         findings.append(finding)
         if not finding.good:
@@ -111,21 +118,22 @@ def importable() -> Finding:
     return Finding("classes", True, f"{len(ARCHITECTURES)} load")
 
 
-def self_test() -> Finding:
-    """A small random model on the real engine, in separate processes: see `pixelprune.vllm.selftest`."""
-    command = [sys.executable, "-m", "pixelprune.vllm.selftest"]
+def self_test(model: str | None = None, options: Mapping[str, Any] = MappingProxyType({})) -> Finding:
+    """A model on the real engine, in separate processes: see `pixelprune.vllm.selftest`."""
+    command = [sys.executable, "-m", "pixelprune.vllm.selftest", json.dumps([model, dict(options)])]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     try:
-        counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         return Finding("self-test", False, f"the engine did not run: {last_error(done.stdout + done.stderr)}")
-    if problem := counts.get("problem"):
+    if problem := found.get("problem"):
         return Finding("self-test", False, str(problem))
+    compared = "" if model else ", with the log-probabilities of a model in which dropped blocks are hidden"
     return Finding(
         "self-test",
         True,
-        f"a page went through the engine with {counts['kept']} of {counts['total']} visual tokens, with the features "
-        "and log-probabilities of a model in which dropped blocks are hidden; a photograph with all "
-        f"{counts['photograph']} and the same answer",
+        f"{found['loaded'][1]} passed the check at start-up; a page went through the engine with {found['kept']} of "
+        f"{found['total']} visual tokens{compared}; a photograph with {found['photograph']} and the same answer as "
+        "without pruning",
     )

@@ -6,7 +6,6 @@ at the dropped ones. So it shares nothing with the code that prunes. Slow; for s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,6 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AutoModelForImageTextToText
 
 _NAME = "pixelprune_masked"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a prompt with one image leads to.
-
-    Attributes:
-        features: of kept blocks, float32 (K, …), with those for deeper layers beside them.
-        logprobs: of each token of the pruned prompt but the first, float32 (L − 1,).
-    """
-
-    features: Tensor
-    logprobs: Tensor
 
 
 class MaskedModel:
@@ -41,8 +27,8 @@ class MaskedModel:
         self._seen: dict[bool, Tensor] = {}  # by whether attention is causal, as it is in the language model
 
     @torch.inference_mode()
-    def expect(self, inputs: Any, keep: Tensor) -> Expected:
-        """Hide dropped blocks.
+    def logprobs(self, inputs: Any, keep: Tensor) -> Tensor:
+        """Of each token of the pruned prompt but the first, float32 (L − 1,).
 
         Args:
             inputs: of the stock processor, for one prompt with one image.
@@ -53,11 +39,9 @@ class MaskedModel:
         tokens[ids == self._model.config.image_token_id] = keep
         unit = self._model.config.vision_config.spatial_merge_size**2
         self._seen = {True: tokens, False: keep.repeat_interleave(unit)}
-        seen = self._model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
-        features = torch.cat([part[0] for part in (seen.pooler_output, *seen.deepstack_features)], dim=1)
         scores = self._model(**inputs, use_cache=False).logits[0, tokens].log_softmax(-1)
-        said = scores[:-1].gather(1, ids[tokens][1:, None])[:, 0]
-        return Expected(features[keep], said)
+        said: Tensor = scores[:-1].gather(1, ids[tokens][1:, None])[:, 0]
+        return said
 
     def _attend(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers,
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import KeptPatches, keep_patches
 from pixelprune.vllm.options import announcement
+from pixelprune.vllm.probes import patches_of
 
 _log = init_logger("vllm.pixelprune")
 
@@ -33,8 +35,18 @@ class TowerMixin:
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         # Logged by the model: where this line appears, pruning is in force.
-        if line := announcement(vllm_config.model_config, type(self).__name__):
+        line = announcement(vllm_config.model_config, type(self).__name__)
+        self._to_check = vllm_config.model_config if line else None
+        if line:
             _log.info_once(line, scope="global")
+
+    def train(self: Any, mode: bool = True) -> Any:
+        """The stock one; vLLM ends loading with `eval()`, and then what was requested is checked."""
+        model = super().train(mode)  # type: ignore[misc]
+        if not mode and self._to_check is not None:
+            config, self._to_check = self._to_check, None
+            import_module("pixelprune.vllm.startup").check(self, config)
+        return model
 
     def _tower(self: Any) -> Any:
         return self.visual
@@ -58,6 +70,15 @@ class TowerMixin:
                 _Tower(self), pixels, sharded, rope_type="rope_3d"
             )
         return self._encode(pixels, keep).split(keep.counts)  # type: ignore[no-any-return]
+
+    def _in_attention(self: Any, mask: Tensor, grid: Tensor) -> Tensor:
+        """Which patches of one image are kept, bool (n,), in the order in which attention gets them.
+
+        Args:
+            mask: (N,), its kept blocks.
+            grid: (3,), frames, rows and columns of patches.
+        """
+        return patches_of(mask, grid, "block")
 
     def _keep_mask(self: Any, masks: Sequence[Tensor], grids: Any) -> KeepMask:
         """From what travels with images: masks (N,) of each, and their grids (images, 3)."""

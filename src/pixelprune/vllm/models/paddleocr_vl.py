@@ -12,6 +12,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import keep_patches
 from pixelprune.vllm.positions import MRopeMixin
+from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.processing import PruningProcessor
 from pixelprune.vllm.seams import as_declared
 from pixelprune.vllm.towers import TowerMixin
@@ -38,6 +39,9 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
     def _sizes(self, counts: Sequence[int]) -> list[int]:
         merge: int = self.config.vision_config.spatial_merge_size
         return [count * merge**2 for count in counts]
+
+    def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
+        return patches_of(mask, grid, "row")
 
     def _keep_mask(self, masks: Any, grids: Any) -> KeepMask:
         return KeepMask.of_grids(list(masks), grids, self.config.vision_config.spatial_merge_size)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -40,6 +41,10 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
                 "pixelprune cannot prune this model with CUDA graphs of the encoder and --mm-encoder-tp-mode data "
                 "together; leave one of them out"
             )
+
+    def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
+        order, _ = self.visual.get_window_index_thw(*grid.tolist())
+        return mask[order].repeat_interleave(self.visual.spatial_merge_unit)
 
     def _metadata(self, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
         """Windows keep their places: dropped blocks leave them, and empty ones vanish."""

@@ -1,0 +1,120 @@
+"""Two pictures through the processor of an engine, with and without pruning: what a start is checked with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.selection.config import PruneConfig
+from pixelprune.vllm.options import KEY
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One prompt.
+
+    Attributes:
+        full: what the stock processor makes of it.
+        ours: what ours makes of it when nothing is to be dropped.
+        pruned: what ours makes of it at a threshold of 0.
+        patch_order: of the processor's patches, "block" or "row".
+    """
+
+    full: Any
+    ours: Any
+    pruned: Any
+    patch_order: str
+
+    @property
+    def items(self) -> list[tuple[Any, Any]]:
+        """What a worker gets of each image: without, with pruning."""
+        return list(zip(*(made["mm_kwargs"]["image"] for made in (self.full, self.pruned)), strict=True))
+
+
+def probes(model_config: Any) -> list[Probe]:
+    """Prompts with as many images as the engine allows, two at most in all; none if it takes no images."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    limit = model_config.multimodal_config.get_limit_per_prompt("image")
+    pictures = [picture(352, 256, seed=0), picture(192, 288, seed=1)]
+    if not limit:
+        return []
+    processor = MULTIMODAL_REGISTRY.create_processor(model_config)
+    return [_probe(processor, part) for part in ([pictures] if limit > 1 else [[one] for one in pictures])]
+
+
+def picture(width: int, height: int, seed: int) -> PIL.Image.Image:
+    """Noise here and there on a flat ground."""
+    generator = np.random.default_rng(seed)
+    pixels = np.full((height, width, 3), 240, np.uint8)
+    for y, x in generator.integers(0, (height - 48, width - 48), (4, 2)):
+        pixels[y : y + 48, x : x + 48] = generator.integers(0, 256, (48, 48, 3), np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def _probe(processor: Any, images: list[PIL.Image.Image]) -> Probe:
+    text = processor.dummy_inputs.get_dummy_text({"image": len(images)})
+    options = {KEY: False}, {KEY: PruneConfig().to_dict()}
+    items = processor.info.parse_mm_data({"image": images})
+    ours, pruned = (processor(text, items, hf_processor_mm_kwargs=given) for given in options)
+    full = _stock(processor)(text, items, hf_processor_mm_kwargs={})
+    return Probe(full, ours, pruned, processor._pruner.layout.patch_order)
+
+
+def _stock(processor: Any) -> Any:
+    """A processor of the class that ours extends, for the same engine."""
+    stock = next(base for base in type(processor).__mro__ if not base.__module__.startswith("pixelprune."))
+    return stock(processor.info, processor.dummy_inputs)
+
+
+def problem(probe: Probe) -> str | None:
+    """What is wrong with what the processor makes, in words; None if nothing is."""
+    dropped = 0
+    sent = (made["mm_kwargs"]["image"] for made in (probe.full, probe.ours))
+    if not all(_equal(*pair) for pair in zip(*sent, strict=True)):
+        return "with pruning switched off, what is sent is not what the stock processor sends"
+    for full, pruned in probe.items:
+        if IMAGE_KEPT not in pruned:
+            return "no block of an image with a flat ground is dropped"
+        mask, given, found = pruned[IMAGE_KEPT].data, *(item["pixel_values"].data for item in (full, pruned))
+        expected = given[patches_of(mask, full["image_grid_thw"].data, probe.patch_order)]
+        if not _same(expected, found):
+            return "pixels of kept blocks are not those that are sent without pruning"
+        dropped += int((~mask).sum())
+    fewer = len(probe.full["prompt_token_ids"]) - len(probe.pruned["prompt_token_ids"])
+    if fewer != dropped:
+        return f"{dropped} blocks are dropped, but the prompt is {fewer} tokens shorter"
+    if set(probe.full["mm_hashes"]["image"]) & set(probe.pruned["mm_hashes"]["image"]):
+        return "the same image has the same hash with and without pruning, so caches would mix them up"
+    return None
+
+
+def _equal(first: Any, second: Any) -> bool:
+    return set(first) == set(second) and all(_same(first[name].data, second[name].data) for name in first)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return bool(first == second)
+
+
+def patches_of(mask: Tensor, grid: Tensor, patch_order: str) -> Tensor:
+    """Which patches of an image belong to kept blocks, bool (n,), from the mask of its blocks (N,).
+
+    Example: two blocks of 2 x 2 patches next to each other, of which the left one is kept.
+        >>> patches_of(torch.tensor([True, False]), torch.tensor([1, 2, 4]), "row").int().tolist()
+        [1, 1, 0, 0, 1, 1, 0, 0]
+        >>> patches_of(torch.tensor([True, False]), torch.tensor([1, 2, 4]), "block").int().tolist()
+        [1, 1, 1, 1, 0, 0, 0, 0]
+    """
+    height, width = (int(side) for side in grid.flatten()[-2:])
+    merge = round((height * width / len(mask)) ** 0.5)
+    blocks = mask.view(height // merge, 1, width // merge, 1).expand(-1, merge, -1, merge)
+    return (blocks if patch_order == "row" else blocks.transpose(1, 2)).flatten()
