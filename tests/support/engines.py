@@ -25,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 # A version of vLLM for engines, other than that of this process, from scripts/vllm_env.sh. So the reference stays the
 # same, and vLLM 0.31 runs with the transformers that it pins, which `pixelprune.transformers` does not support.
 VERSION = os.environ.get("ENGINES_VLLM")
+# Asked when they start, so that each architecture is checked at start-up there too.
+ASKED = {"hf_overrides": {"pixelprune": False}} if VERSION else {}
 
 # What a request may ask for: nothing, equal blocks, and blocks that are nearly equal.
 OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
