@@ -4,6 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# What runs with each version of vLLM.
+ENGINES := $(patsubst %,tests/vllm/test_%.py,conformance more_architectures)
+PLUGIN := $(patsubst %,tests/vllm/test_%.py,guard options plugin positions seams) src/pixelprune/vllm \
+	tests/vllm/test_check.py::test_all_is_well 'tests/vllm/test_start.py::test_start_is_refused_with_a_reason[misspelt]'
+
 .PHONY: help demo check test-core test test-vllm docs bench figures accuracy tiny-model samples clean
 
 help:
@@ -11,7 +16,8 @@ help:
 	@echo "make test-core  test selection, images and commands, without torch (under a minute)"
 	@echo "make check      format, lint, types, and the order of layers"
 	@echo "make test       make check, then all tests but those that need vLLM"
-	@echo "make test-vllm  create an environment with vLLM for CPUs, and test the plugin and the adapter in it"
+	@echo "make test-vllm  create an environment with vLLM for CPUs, and test the plugin and the adapter in it;"
+	@echo "                test-vllm-0.31 and test-vllm-0.33 are the parts of it that run with these versions"
 	@echo "make docs       build the documentation site in site/"
 	@echo "make bench      time selection, image processor, prefill and training on this machine (minutes)"
 	@echo "make figures    make the picture and the tables of README.md and docs/"
@@ -38,6 +44,12 @@ test: check
 test-vllm: $(VENV)-vllm/installed
 	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/plan tests/transformers
 	$(VENV)-vllm/bin/python -m pytest -q -n 2 tests/vllm src/pixelprune/vllm
+	$(MAKE) test-vllm-0.31 test-vllm-0.33
+
+# With another version: engines of each architecture, then the plugin itself.
+test-vllm-%: $(VENV)-vllm/installed
+	ENGINES_VLLM=$* $(VENV)-vllm/bin/python -m pytest -q -n 2 $(ENGINES)
+	scripts/vllm_with.sh $(VENV)-vllm $* $(VENV)-vllm/bin/python -m pytest -q -n 2 $(PLUGIN)
 
 # The variable turns off an announcement of mkdocs-material.
 docs: $(VENV)/installed-docs

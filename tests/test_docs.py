@@ -148,8 +148,14 @@ def test_architectures_are_what_the_plugin_knows() -> None:
     assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE)[1:] == list(ARCHITECTURES)
     assert "not run" not in table
     assert f"prunes {len(ARCHITECTURES)} architectures" in " ".join(text_of("README.md").split())
-    assert TESTED.contains("0.32.0")
-    assert "vLLM 0.32" in text_of("docs/vllm.md")
+    minors = [f"0.{minor}" for minor in range(100) if TESTED.contains(f"0.{minor}.0")]
+    for page in ("README.md", "docs/vllm.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        assert f"vLLM {minors[0]} to {minors[-1]}" in text_of(page), page
+    script = text_of("scripts/vllm_env.sh")
+    (installed,) = re.findall(r"^release=(0\.\d+)", script, re.MULTILINE)
+    others = re.findall(r"^other (\S+)", script, re.MULTILINE)
+    assert sorted([installed, *others]) == minors
+    assert re.findall(r"test-vllm-(0\.\d+)", text_of("Makefile").split("\ntest-vllm:")[1]) == others
 
 
 def test_samples_table_is_what_the_script_counts() -> None:

@@ -1,8 +1,8 @@
 """One engine in a process of its own: python engine.py JOB RESULT.
 
 JOB is JSON: `model` (folder), `engine` (options of LLM), `requests` (prompt, images as paths, options), and `rounds`
-(lists of indices of requests; each list is one call of generate). RESULT is a list of rounds of answers. The name of
-the model's class and whatever `probe` asks for come with it.
+(lists of indices of requests; each list is one call of generate). RESULT is a list of rounds of answers. The version of
+vLLM and whatever `probe` asks for come with it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def answer(output: Any) -> dict[str, Any]:
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
+    import vllm
     from vllm import LLM, SamplingParams
 
     engine = {
@@ -87,7 +88,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             rounds.append([{"error": str(error)}])
         else:
             rounds.append([answer(output) for output in outputs])
-    found: dict[str, Any] = {"rounds": rounds}
+    found: dict[str, Any] = {"rounds": rounds, "vllm": vllm.__version__}
     if job.get("probe"):
         found["probe"] = llm.apply_model(PROBES[job["probe"]])
     return found

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,12 @@ from tests.support.rounding import MARGIN
 
 HERE = Path(__file__).resolve().parent
 
+# A version of vLLM for engines, other than that of this process, from scripts/vllm_env.sh. So the reference stays the
+# same, and vLLM 0.31 runs with the transformers that it pins, which `pixelprune.transformers` does not support.
+VERSION = os.environ.get("ENGINES_VLLM")
+# Asked when they start, so that each architecture is checked at start-up there too.
+ASKED = {"hf_overrides": {"pixelprune": False}} if VERSION else {}
+
 # What a request may ask for: nothing, equal blocks, and blocks that are nearly equal.
 OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
 
@@ -28,6 +35,10 @@ OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"
 @dataclass(frozen=True)
 class Pictures:
     paths: dict[str, Path]
+
+    def requests(self, image: str, groups: Sequence[list[str]]) -> list[dict[str, Any]]:
+        """Each group of pictures with each of the options; the last group only, if engines have another version."""
+        return [self.request(image, names, options) for names in groups[-1 if VERSION else 0 :] for options in OPTIONS]
 
     def request(
         self, image: str, names: list[str], options: Any = None, text: str = "read the total"
@@ -70,7 +81,8 @@ def start(
 ) -> subprocess.CompletedProcess[str]:
     """Run one engine to its end. The result, if there is one, is in `tmp_path`."""
     (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, str(HERE / script), str(tmp_path / "job.json"), str(tmp_path / "result.json")]
+    other = [str(HERE.parents[1] / "scripts" / "vllm_with.sh"), sys.prefix, VERSION] if VERSION else []
+    command = [*other, sys.executable, str(HERE / script), str(tmp_path / "job.json"), str(tmp_path / "result.json")]
     return subprocess.run(
         command, env=environment(**variables), capture_output=True, text=True, timeout=1800, check=False, cwd=tmp_path
     )
@@ -82,6 +94,7 @@ def run(tmp_path: Path, job: dict[str, Any], script: str = "engine.py", **variab
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     result["log"] = done.stdout + done.stderr
+    assert result["vllm"].startswith(VERSION or "")
     return result
 
 

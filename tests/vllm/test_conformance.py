@@ -8,16 +8,7 @@ from typing import Any
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
-from tests.support.engines import (
-    OPTIONS,
-    Pictures,
-    Transformers,
-    difference,
-    limit,
-    record,
-    run,
-    skip_if_amx_is_hidden,
-)
+from tests.support.engines import ASKED, Pictures, Transformers, difference, limit, record, run, skip_if_amx_is_hidden
 from tests.support.small_models import SMALL, for_vllm
 
 IMAGES = (["page"], ["page", "crop"], ["photo"], ["photo", "screen", "page"])
@@ -29,17 +20,18 @@ def test_same_tokens_and_logits_as_transformers(
 ) -> None:
     small, folder = SMALL[family], checkpoint(family)
     skip_if_amx_is_hidden(small.dtype)
-    requests = [pictures.request(small.image, names, options) for names in IMAGES for options in OPTIONS]
+    requests = pictures.requests(small.image, IMAGES)
     each, together = [[i] for i in range(len(requests))], [list(range(len(requests)))]
     job = {
         "model": str(for_vllm(folder)),
-        "engine": {"dtype": small.dtype, **small.engine},
+        "engine": {"dtype": small.dtype, **ASKED, **small.engine},
         "requests": requests,
         "rounds": each + together,
         "probe": "class",
     }
     result = run(tmp_path, job, VLLM_ALLOW_INSECURE_SERIALIZATION="1")
     assert result["probe"] == [[f"pixelprune.vllm.models.{ARCHITECTURES[small.architecture]}", small.architecture]]
+    assert "pixelprune was checked" in result["log"] or not ASKED
 
     transformers = Transformers(folder)
     alone = [answers[0] for answers in result["rounds"][: len(requests)]]

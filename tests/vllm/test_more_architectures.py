@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
-from tests.support.engines import OPTIONS, Pictures, difference, limit, record, run
+from tests.support.engines import ASKED, Pictures, difference, limit, record, run
 from tests.support.references import REFERENCES
 from tests.support.small_models import APART, for_vllm
 
@@ -20,11 +20,11 @@ def test_same_tokens_and_logits_as_a_full_model(
     family: str, checkpoint: Any, pictures: Pictures, tmp_path: Path, record_property: Any
 ) -> None:
     small, folder = APART[family], checkpoint(family)
-    requests = [pictures.request(small.image, names, options) for names in IMAGES for options in OPTIONS]
+    requests = pictures.requests(small.image, IMAGES)
     full = [i for i, spec in enumerate(requests) if "options" not in spec]
     job = {
         "model": str(for_vllm(folder)),
-        "engine": {"dtype": small.dtype, **small.engine},
+        "engine": {"dtype": small.dtype, **ASKED, **small.engine},
         "requests": requests,
         "rounds": [*([i] for i in range(len(requests))), list(range(len(requests)))],
         "probe": "class",
@@ -32,6 +32,7 @@ def test_same_tokens_and_logits_as_a_full_model(
     trust = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = run(tmp_path, job, **trust)
     assert result["probe"] == [[f"pixelprune.vllm.models.{ARCHITECTURES[small.architecture]}", small.architecture]]
+    assert "pixelprune was checked" in result["log"] or not ASKED
     *alone, together = result["rounds"]
 
     stock = run(tmp_path, {**job, "rounds": [[i] for i in full]}, VLLM_PLUGINS="", **trust)

@@ -23,6 +23,7 @@ from pixelprune.plan.pixels import ImagePruner, check_bytes
 from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
 from pixelprune.vllm.positions import furthest_ahead, table_rows
+from pixelprune.vllm.seams import ProcessorSeam
 
 _log = logging.getLogger("vllm.pixelprune")
 
@@ -40,7 +41,7 @@ class _Shortened(PromptUpdateDetails):
     side: int = 0
 
 
-class PruningProcessor:
+class PruningProcessor(ProcessorSeam):
     """For a stock `…MultiModalProcessor`; comes before it in the bases.
 
     Attributes:
@@ -84,7 +85,7 @@ class PruningProcessor:
         config, rest = self._split(inputs.hf_processor_mm_kwargs)
         if config is not None:
             rest[KEY] = fingerprint(config)
-        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=rest))  # type: ignore[misc]
+        return super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=rest))
 
     # Profiling: its images are flat, and would become one token each
 

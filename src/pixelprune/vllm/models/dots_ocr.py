@@ -1,4 +1,4 @@
-"""dots.ocr, for vLLM 0.32."""
+"""dots.ocr, for vLLM 0.31 to 0.33."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ERNIE-4.5-VL, for vLLM 0.32."""
+"""ERNIE-4.5-VL, for vLLM 0.31 to 0.33."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""GLM-4.1V, GLM-4.5V and GLM-4.6V, for vLLM 0.32."""
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V, for vLLM 0.31 to 0.33."""
 
 from vllm.model_executor.models import glm4_1v as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY

@@ -1,4 +1,4 @@
-"""GLM-OCR, for vLLM 0.32."""
+"""GLM-OCR, for vLLM 0.31 to 0.33."""
 
 from torch import Tensor
 from vllm.model_executor.models import glm4_1v, glm_ocr
@@ -9,6 +9,7 @@ from pixelprune.plan.keep import KeepMask
 from pixelprune.plan.tokens import KeptPatches
 from pixelprune.vllm.models.glm4_1v import Glm4vMultiModalProcessor
 from pixelprune.vllm.positions import MRopeMixin
+from pixelprune.vllm.seams import normalized
 from pixelprune.vllm.towers import GraphMixin, PlainLengthsMixin, TowerMixin
 
 
@@ -27,7 +28,7 @@ class GlmOcrForConditionalGeneration(
         """The parts of the stock encoder, one after the other, since its `forward` ignores the metadata it is given."""
         tower, merge = self.visual, self.visual.spatial_merge_size
         metadata = self._metadata(keep)
-        hidden = tower.patch_embed(tower.input_norm(pixels.to(tower.device), tower.dtype)).unsqueeze(1)
+        hidden = tower.patch_embed(normalized(tower, pixels)).unsqueeze(1)
         for block in tower.blocks:
             hidden = block(hidden, **metadata)
         hidden = tower.post_layernorm(hidden)

@@ -1,5 +1,6 @@
-"""PaddleOCR-VL, whose patches go row by row, for vLLM 0.32."""
+"""PaddleOCR-VL, whose patches go row by row, for vLLM 0.31 to 0.33."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pixelprune.plan.tokens import keep_patches
 from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.processing import PruningProcessor
+from pixelprune.vllm.seams import as_declared
 from pixelprune.vllm.towers import TowerMixin
 
 
@@ -30,11 +32,13 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
 
     def _parse_and_validate_image_input(self, **kwargs: Any) -> Any:
         if kwargs.get(IMAGE_KEPT) is not None:
-            merge = self.config.vision_config.spatial_merge_size
-            # The stock class takes those of each image separately.
-            sizes = [int(mask.sum()) * merge**2 for mask in kwargs[IMAGE_KEPT]]
-            kwargs["pixel_values"] = kwargs["pixel_values"].split(sizes)
+            sizes = self._sizes([int(mask.sum()) for mask in kwargs[IMAGE_KEPT]])
+            kwargs["pixel_values"] = as_declared(kwargs["pixel_values"], sizes, stock.PaddleOCRImagePixelInputs)
         return super()._parse_and_validate_image_input(**kwargs)
+
+    def _sizes(self, counts: Sequence[int]) -> list[int]:
+        merge: int = self.config.vision_config.spatial_merge_size
+        return [count * merge**2 for count in counts]
 
     def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
         return patches_of(mask, grid, "row")
@@ -43,7 +47,9 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
         return KeepMask.of_grids(list(masks), grids, self.config.vision_config.spatial_merge_size)
 
     def _encode(self, pixels: Any, keep: KeepMask) -> Tensor:
-        """Image by image, as the stock class does, and as memory is profiled."""
+        """Image by image: the scheduler counts kept tokens, so a batch can hold more images than would fit in full."""
+        if isinstance(pixels, Tensor):
+            pixels = torch.split(pixels, self._sizes(keep.counts))
         return torch.cat([self._encode_one(*one) for one in zip(pixels, keep.each(), strict=True)])
 
     def _encode_one(self, pixels: Tensor, keep: KeepMask) -> Tensor:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL, whose encoder attends in windows, for vLLM 0.32."""
+"""Qwen2.5-VL, whose encoder attends in windows, for vLLM 0.31 to 0.33."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, for vLLM 0.32."""
+"""Qwen2-VL, for vLLM 0.31 to 0.33."""
 
 from vllm.model_executor.models import qwen2_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY

@@ -1,4 +1,4 @@
-"""Qwen3-VL, for vLLM 0.32."""
+"""Qwen3-VL, for vLLM 0.31 to 0.33."""
 
 from vllm.model_executor.models import qwen3_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY

@@ -1,0 +1,70 @@
+"""Where versions of vLLM differ: the same from here on, in whichever one this runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from vllm import ModelRegistry
+from vllm.config import ModelConfig
+from vllm.model_executor.models.paddleocr_vl import PaddleOCRImagePixelInputs
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+
+from pixelprune.vllm import register
+from pixelprune.vllm.seams import as_declared, normalized
+from tests.support.engines import Pictures
+from tests.support.small_models import SMALL
+
+WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "stock": ({}, {}),
+    "engine": ({"pixelprune": {"threshold": 0.0}}, {}),
+    "engine, other threshold": ({"pixelprune": {"threshold": 0.05}}, {}),
+    "request": ({}, {"pixelprune": {"threshold": 0.02}}),
+    "request, switched off": ({"pixelprune": {"threshold": 0.02}}, {"pixelprune": False}),
+}
+
+
+def test_images_have_other_keys_in_caches_with_other_options(
+    checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
+    monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
+    register()
+    page, cache = Image.open(pictures.paths["page"]).convert("RGB"), None
+    keys, tokens = {}, {}
+    for name, (engine, request) in WAYS.items():
+        config = ModelConfig(str(checkpoint("qwen3_vl")), dtype="float32", max_model_len=2048, hf_overrides=engine)
+        processor = MULTIMODAL_REGISTRY.create_processor(config)
+        assert type(processor).__module__ == "pixelprune.vllm.models.qwen3_vl"
+        prompt, items = SMALL["qwen3_vl"].image, processor.info.parse_mm_data({"image": [page]})
+        cache = cache or MultiModalProcessorOnlyCache(config)  # of all of them
+        alone = processor(prompt, items, hf_processor_mm_kwargs=request)
+        shared = processor(prompt, items, hf_processor_mm_kwargs=request, cache=cache)
+        assert alone["mm_hashes"] == shared["mm_hashes"]
+        assert alone["prompt_token_ids"] == shared["prompt_token_ids"]
+        keys[name], tokens[name] = alone["mm_hashes"]["image"][0], len(alone["prompt_token_ids"])
+    assert keys["stock"] == keys["request, switched off"]
+    assert len(set(keys.values())) == len(WAYS) - 1
+    assert len(set(tokens.values())) >= 3, "the options make a difference, so the keys have to"
+
+
+def test_patches_are_as_the_stock_inputs_of_paddleocr_vl_check_them() -> None:
+    pixels, sizes = torch.arange(12.0 * 3 * 14 * 14).view(12, 3, 14, 14), [8, 4]
+    given = as_declared(pixels, sizes, PaddleOCRImagePixelInputs)
+    inputs = PaddleOCRImagePixelInputs(
+        type="pixel_values", pixel_values=given, image_grid_thw=torch.tensor([[1, 4, 4], [1, 2, 4]])
+    )
+    parts = inputs["pixel_values"]
+    assert torch.equal(parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts)), pixels)
+
+
+def test_pixels_are_normalized_where_the_encoder_does_so() -> None:
+    tower = SimpleNamespace(device="cpu", dtype=torch.float32)
+    pixels = torch.tensor([[0, 255]], dtype=torch.uint8)
+    assert normalized(tower, pixels).tolist() == [[0.0, 255.0]]
+    tower.input_norm = lambda given, dtype: given.to(dtype) / 255
+    assert normalized(tower, pixels).tolist() == [[0.0, 1.0]]
