@@ -193,16 +193,16 @@ def proxied(upstream: str) -> Iterator[tuple[str, list[Seen]]]:
 
 
 def pdf_page() -> bytes:
-    """The text of the sample page as a PDF of one A4 page, in two columns of a standard font."""
+    """The text of the sample page, twice, as a PDF of one full A4 page in two columns of a standard font."""
     lines = [("B", 20, 54, 760, TITLE), ("F", 9, 54, 742, BYLINE)]
     lines += [("F", 10, 54, 712 - 13 * row, text) for row, text in enumerate(textwrap.wrap(ABSTRACT, 100))]
     column = [
         (font, text)
-        for heading, body in SECTIONS
+        for heading, body in SECTIONS * 2
         for font, text in [("B", heading), *(("F", line) for line in textwrap.wrap(body, 46)), ("F", "")]
     ]
     half = (len(column) + 1) // 2
-    lines += [(f, 10, 54 + 250 * (i // half), 650 - 14 * (i % half), text) for i, (f, text) in enumerate(column)]
+    lines += [(f, 10, 54 + 250 * (i // half), 650 - 12 * (i % half), text) for i, (f, text) in enumerate(column)]
     marks = "\n".join(f"BT /{font} {size} Tf {x} {y} Td ({text}) Tj ET" for font, size, x, y, text in lines)
     fonts = [f"<</Type/Font/Subtype/Type1/BaseFont/{name}>>" for name in ("Helvetica", "Helvetica-Bold")]
     objects = [
@@ -215,7 +215,7 @@ def pdf_page() -> bytes:
     file, places = bytearray(b"%PDF-1.7\n"), []
     for number, text in enumerate(objects, 1):
         places.append(len(file))
-        file += f"{number} 0 obj{text}endobj\n".encode()
+        file += f"{number} 0 obj\n{text}\nendobj\n".encode()
     table = "".join(f"{place:010} 00000 n \n" for place in places)
     size = len(objects) + 1
     head, end = f"xref\n0 {size}\n0000000000 65535 f \n", f"startxref\n{len(file)}\n%%EOF\n"
@@ -265,7 +265,7 @@ def problems(client: str, seen: Sequence[Seen]) -> list[str]:
 def table(client: str, version: str, seen: Sequence[Seen], about: dict[str, Any]) -> Table:
     """What the page of a client shows: equal requests are one row."""
     counts = Counter(seen).items()
-    rows = [(f"{n} ×", images_of(r), ", ".join(sent_with(r)) or "nothing", *tokens(r)) for r, n in counts]
+    rows = [(str(n), images_of(r), ", ".join(sent_with(r)) or "nothing", *tokens(r)) for r, n in counts]
     columns = texts("requests", "images of each", "sent with") + numbers("visual tokens", "kept", "retain ratio")
     return Table(client, columns, tuple(rows), (measured_on(about, version),))
 
@@ -288,7 +288,8 @@ def tokens(request: Seen) -> tuple[str, str, str]:
 
 def images_of(request: Seen) -> str:
     """The images of a request, equal ones together."""
-    return ", ".join(f"{count} × {kind}" for kind, count in Counter(request.images).items()) or "none"
+    counts = Counter(request.images).items()
+    return ", ".join(f"{count} of {kind}" if count > 1 else kind for kind, count in counts) or "none"
 
 
 def sent_with(request: Seen) -> list[str]:

@@ -50,7 +50,7 @@ def test_a_page_says_when_and_with_which_version_it_was_run(page: Path) -> None:
 def test_every_request_of_a_page_was_pruned(page: Path) -> None:
     table = table_of(page, "run")
     counts = counts_of(table)
-    assert len(counts) == table.count("\n| ") - 1, "each row but the heading, whose line is the first, ends with counts"
+    assert len(counts) == table.count("\n| "), "each row but the heading, which no line precedes, ends with counts"
     assert counts
     for full, kept, ratio in counts:
         assert 0 < kept < full
