@@ -116,26 +116,21 @@ class Proxy(ThreadingHTTPServer):
             connection.close()
 
     def chat(self, path: str, request: dict[str, Any]) -> tuple[int, bytes]:
-        images = tuple(_described(part) for part in _image_parts(request))
-        limits = [request[key] for key in ("max_completion_tokens", "max_tokens") if key in request]
         cut = {**request, "max_tokens": MAX_TOKENS, "max_completion_tokens": MAX_TOKENS}
         status, answer = self.ask("POST", path, json.dumps(cut).encode())
         options = request.get("mm_processor_kwargs") or {}
-        full = {**cut, "mm_processor_kwargs": {**options, "pixelprune": False}}
-        _, unpruned = self.ask("POST", path, json.dumps(full).encode())
-        constrained = "response_format" in request
-        limit = limits[0] if limits else 0
-        self.seen.append(
-            Seen(
-                images,
-                json.dumps(options) if options else "",
-                constrained,
-                limit,
-                status,
-                _counted(answer),
-                _counted(unpruned),
-            )
+        whole = {**cut, "mm_processor_kwargs": {**options, "pixelprune": False}}
+        _, unpruned = self.ask("POST", path, json.dumps(whole).encode())
+        seen = Seen(
+            images=tuple(_described(part) for part in _image_parts(request)),
+            options=json.dumps(options) if options else "",
+            constrained="response_format" in request,
+            max_tokens=request.get("max_completion_tokens") or request.get("max_tokens") or 0,
+            status=status,
+            kept=_counted(answer),
+            full=_counted(unpruned),
         )
+        self.seen.append(seen)
         return status, answer
 
 
