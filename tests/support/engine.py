@@ -2,8 +2,8 @@
 
 JOB is JSON: `model` (folder), `engine` (options of LLM), `requests` (prompt, images as paths, options), `rounds` (lists
 of indices of requests; each list is one call of generate), and `lora`, the folder of an adapter, if there is one.
-RESULT is a list of rounds of answers. The version of vLLM comes with it, and whatever `probe` asks for, such as the name
-of the model's class.
+RESULT is a list of rounds of answers. The version of vLLM comes with it, and whatever `probe` asks for, such as the
+name of the model's class.
 """
 
 from __future__ import annotations
