@@ -27,7 +27,7 @@ help:
 	@echo "make clean      remove the environments and all caches"
 
 demo: $(VENV)/installed
-	$(BIN)/pixelprune show src/pixelprune/images/samples
+	$(BIN)/pixelprune show src/pixelprune/images/samples/*.png
 
 test-core: $(VENV)/installed-core
 	$(BIN)/pytest -q -n 2 tests/selection tests/images tests/cli src/pixelprune/selection src/pixelprune/images

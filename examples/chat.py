@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import pixelprune
@@ -29,7 +30,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    model = AutoModelForImageTextToText.from_pretrained(options.model, device_map="auto")
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype="auto").to(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
     processor = AutoProcessor.from_pretrained(options.model)
     pixelprune.transformers.enable(model, processor, config)
 

@@ -23,4 +23,4 @@ def missing(*modules: str) -> list[str]:
 def require(package: str, extra: str, *modules: str) -> None:
     """Raise an ImportError with the way out unless all `modules` that `package` needs are installed."""
     if absent := missing(*modules):
-        raise ImportError(f"{package} needs {' and '.join(absent)}: {install(extra)}")
+        raise ImportError(f"{package} needs {', '.join(absent)}: {install(extra)}")

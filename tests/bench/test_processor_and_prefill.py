@@ -49,15 +49,28 @@ def test_prefill(page: np.ndarray) -> None:
 def test_commands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = {"processor": processor, "prefill": prefill}[name]
     function = getattr(module, f"bench_{name}")
-    small: dict[str, Any] = {"sides": (256,)}
+    small: dict[str, Any] = {"sides": (256,)} if name == "processor" else {}
     monkeypatch.setattr(module, f"bench_{name}", functools.partial(function, **small))
-    options = ["--rounds", "1", *(["--depth", "1"] if name == "prefill" else [])]
+    options = ["--rounds", "1", *(["--depth", "1", "--side", "256"] if name == "prefill" else [])]
     table = CliRunner().invoke(app, ["bench", name, *options])
     assert table.exit_code == 0
     assert "256²" in table.output
     assert "×" in table.output
     result = json.loads(CliRunner().invoke(app, ["bench", name, *options, "--json"]).output)
     assert result["machine"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--side", "100"], "--side must be a multiple of 32 and at least 256, got 100"),
+        (["--device", "tpu"], "--device must be cpu or cuda, got 'tpu'"),
+    ],
+)
+def test_prefill_with_wrong_options(options: list[str], text: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "prefill", *options])
+    assert result.exit_code == 2
+    assert text in result.output
 
 
 def test_command_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

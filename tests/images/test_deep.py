@@ -347,11 +347,19 @@ def test_a_palette_of_8_bits(tmp_path: Path) -> None:
         assert (load_image(path) == palette.T[samples]).all()
 
 
-def psd(channels: int, depth: int, color: int, planes: bytes, layers: int | None = None) -> bytes:
-    """A PSD of 8 x 2 pixels; `layers` is the number that it declares, of which none follows."""
+def psd(
+    channels: int, depth: int, color: int, planes: bytes, layers: int | None = None, merged: bool | None = None
+) -> bytes:
+    """A PSD of 8 x 2 pixels.
+
+    Args:
+        layers: the number that it declares, of which none follows.
+        merged: whether it says that it holds its merged picture; None: nothing is said.
+    """
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, 2, 8, depth, color)
     section = bytes(4) if layers is None else struct.pack(">IIh2x", 8, 4, layers)
-    return header + bytes(8) + section + b"\0\0" + planes
+    info = b"" if merged is None else b"8BIM" + struct.pack(">HxxIIB", 1057, 5, 1, merged) + b"\0"
+    return header + bytes(4) + struct.pack(">I", len(info)) + info + section + b"\0\0" + planes
 
 
 class TestPsd:
@@ -367,6 +375,19 @@ class TestPsd:
         (tmp_path / "a.psd").write_bytes(psd(1, 1, 0, b"\xf0\x0f"))
         line = "PSD of this kind is misread by Pillow; convert it to PNG first"
         assert read(tmp_path / "a.psd") == line
+
+    def test_without_its_merged_picture(self, tmp_path: Path) -> None:
+        planes = b"".join(bytes([value] * 16) for value in (10, 20, 30))
+        for merged in (None, True):
+            (tmp_path / "a.psd").write_bytes(psd(3, 8, 3, planes, merged=merged))
+            assert load_image(tmp_path / "a.psd")[1, 7].tolist() == [10, 20, 30]
+        (tmp_path / "a.psd").write_bytes(psd(3, 8, 3, planes, merged=False))
+        line = "a PSD that was saved without its merged picture; save it with maximum compatibility, or as PNG"
+        assert read(tmp_path / "a.psd") == line
+
+    def test_channels_that_are_no_picture(self, tmp_path: Path) -> None:
+        (tmp_path / "a.psd").write_bytes(psd(3, 8, 7, bytes(48)))
+        assert read(tmp_path / "a.psd") == "a PSD in multichannel mode is not supported; convert it to RGB first"
 
 
 def test_x_bitmaps_and_cursors_are_refused(tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ def test_same_tokens_and_logits_as_transformers(checkpoint: Any, tmp_path: Path)
         part.save(tmp_path / f"{name}.png")
     pictures = Pictures({name: tmp_path / f"{name}.png" for name in parts})
     requests = [pictures.request(SMALL[FAMILY].image, list(parts), options) for options in (None, {"threshold": 0.05})]
-    job = {"model": str(checkpoint(FAMILY)), "engine": {}, "requests": requests, "rounds": [[0, 1]], "max_tokens": 2}
+    ready = {"hf_overrides": {"pixelprune": False}}
+    job = {"model": str(checkpoint(FAMILY)), "engine": ready, "requests": requests, "rounds": [[0, 1]], "max_tokens": 2}
     result = run(tmp_path, job, "engine_v2.py", TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
     assert "Using V2 Model Runner" in result["log"]
+    assert "pixelprune was checked" in result["log"]
 
     transformers, far = Transformers(checkpoint(FAMILY)), []
     (answers,) = result["rounds"]

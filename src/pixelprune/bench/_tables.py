@@ -80,6 +80,16 @@ def measured_on(machine: Mapping[str, Any], *details: str) -> str:
     return f"Measured on {machine['date']}: {', '.join(where)}{''.join(f'; {detail}' for detail in details)}."
 
 
+def duration(seconds: float) -> str:
+    """Seconds with a unit that suits them.
+
+    Example:
+        >>> duration(1.204), duration(0.0307)
+        ('1.20 s', '30.7 ms')
+    """
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1e3 * seconds:.1f} ms"
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun in singular or plural.
 

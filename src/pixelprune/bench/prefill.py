@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import PIL.Image
 import torch
 from torch import Tensor
 
+from pixelprune.bench._devices import check
 from pixelprune.bench._flops import counted_flops, speed_up
-from pixelprune.bench._tables import Table, measured_on, numbers, texts
+from pixelprune.bench._tables import Table, duration, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, square
 from pixelprune.plan.keep import KeepMask
 from pixelprune.selection._blocks import Image
@@ -24,8 +26,11 @@ _TEXT = 32
 _FIGURES = numbers("full", "pruned", "speed-up", "by FLOPs")
 
 
+SIDES = (512, 1024, 1536)
+
+
 def bench_prefill(
-    page: Image, sides: tuple[int, ...] = (512, 1024, 1536), depth: int = 2, rounds: int = 3
+    page: Image, sides: Sequence[int] = SIDES, depth: int = 2, rounds: int = 3, device: str = "cpu"
 ) -> dict[str, Any]:
     """Vision encoder and prefill of the language model, all tokens against the kept ones.
 
@@ -38,19 +43,25 @@ def bench_prefill(
         sides: in pixels, multiples of 32.
         depth: layers.
         rounds: timed rounds, in which both take turns.
+        device: "cpu" (float32) or "cuda" (bfloat16).
+
+    Raises:
+        ValueError: a side or the device is not usable.
 
     Returns:
         By side: ``tokens``, ``kept`` and ``retain_ratio``, and for ``vision`` and ``language`` the
         median seconds ``full`` and ``pruned``, their quotient ``speed_up``, and ``flops``, the
         quotient of the floating-point operations counted in both.
     """
+    check(sides, device)
     model, family = wide_model(depth, depth), families.get("qwen3_vl")
+    model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
     processor = enable(processor=standin_processor()).image_processor
     result = {}
     for side in sides:
         picture = PIL.Image.fromarray(square(page, side))
-        full = processor([picture], return_tensors="pt", pixelprune=False)
-        result[str(side)] = _prefill(model, family, full, processor([picture], return_tensors="pt"), rounds)
+        full, pruned = (processor([picture], return_tensors="pt", pixelprune=asked) for asked in (False, None))
+        result[str(side)] = _prefill(model, family, full.to(device), pruned.to(device), rounds)
     return result
 
 
@@ -61,7 +72,7 @@ def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> di
 
     def prompt(count: int) -> dict[str, Tensor]:
         words = range(_TEXT)
-        ids = torch.tensor([[*words, VISION_START, *[IMAGE] * count, VISION_END, *words]])
+        ids = torch.tensor([[*words, VISION_START, *[IMAGE] * count, VISION_END, *words]], device=grid.device)
         return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
 
     def encode_all() -> Any:
@@ -88,8 +99,14 @@ def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> di
 
 def _compared(runs: tuple[Callable[[], object], Callable[[], object]], rounds: int) -> dict[str, float]:
     """What all tokens took (the first run) against the kept ones (the second)."""
-    times = median_seconds(dict(enumerate(runs)), rounds)
+    times = median_seconds({n: partial(_to_the_end, run) for n, run in enumerate(runs)}, rounds)
     return speed_up((times[0], times[1]), (counted_flops(runs[0]), counted_flops(runs[1])))
+
+
+def _to_the_end(run: Callable[[], object]) -> None:
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def table(result: Mapping[str, Any]) -> Table:
@@ -100,8 +117,8 @@ def table(result: Mapping[str, Any]) -> Table:
             f"{case['tokens']:,}",
             f"{case['kept']:,}",
             label,
-            f"{case[part]['full']:.2f} s",
-            f"{case[part]['pruned']:.2f} s",
+            duration(case[part]["full"]),
+            duration(case[part]["pruned"]),
             f"{case[part]['speed_up']:.2f} ×",
             f"{case[part]['flops']:.2f} ×",
         )

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pixelprune.bench._devices import check
 from pixelprune.bench._flops import counted_flops, speed_up
-from pixelprune.bench._tables import Table, counted, measured_on, numbers, texts
+from pixelprune.bench._tables import Table, counted, duration, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, one_thread, square
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
-from pixelprune.selection.errors import OptionError
 from pixelprune.standins import standin_processor, wide_model
 from pixelprune.transformers import enable, kept
 
@@ -62,7 +62,7 @@ def bench_train(
     Raises:
         ValueError: a side or the device is not usable.
     """
-    _check(sides, device)
+    check(sides, device)
     model = wide_model(depth, depth).train()
     model, processor = enable(model, standin_processor(model))
     model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
@@ -76,11 +76,6 @@ def bench_train(
             image = PIL.Image.fromarray(square(picture, side))
             result.setdefault(name, {})[str(side)] = measure(model, processor, image, rounds)
     return result
-
-
-def gpu(device: str) -> dict[str, str]:
-    """What a GPU adds to the description of the machine."""
-    return {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
 
 
 def measure(model: Any, processor: Any, image: PIL.Image.Image, rounds: int) -> dict[str, Any]:
@@ -214,16 +209,6 @@ def _storages(values: Any) -> list[Any]:
     return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _check(sides: Sequence[int], device: str) -> None:
-    for side in sides:
-        if side < 256 or side % 32:
-            raise OptionError("side", f"must be a multiple of 32 and at least 256, got {side}")
-    if device not in ("cpu", "cuda"):
-        raise OptionError("device", f"must be cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device", "is cuda, but torch finds no GPU here", "use cpu")
-
-
 def table(result: Mapping[str, Any]) -> Table:
     """The table of a result of `pixelprune bench train`."""
     rows: list[tuple[str, ...]] = []
@@ -245,7 +230,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def _cells(times: Mapping[str, float]) -> tuple[str, ...]:
     deviation = f"{round(100 * (times['speed_up'] / times['flops'] - 1)):+d} %".replace("-", "−")
-    seconds = (f"{times['full']:.2f} s", f"{times['pruned']:.2f} s")
+    seconds = (duration(times["full"]), duration(times["pruned"]))
     return (*seconds, f"{times['speed_up']:.2f} ×", f"{times['flops']:.2f} ×", deviation)
 
 

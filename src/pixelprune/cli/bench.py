@@ -23,6 +23,11 @@ app = typer.Typer(
 )
 
 Page = Annotated[Path | None, typer.Option(metavar="PATH", help="The page to measure; default: the sample page.")]
+Sides = Annotated[
+    list[int] | None,
+    typer.Option("--side", metavar="PIXELS", help="Multiples of 32, at least 256, repeatable; default: a few."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu (float32) or cuda (bfloat16).")]
 Depth = Annotated[int, typer.Option(min=1, help="Layers in the encoder, and in the language model.")]
 
 
@@ -63,7 +68,14 @@ def bench_processor(image: Page = None, rounds: Rounds = 9, as_json: common.AsJs
 
 
 @app.command("prefill")
-def bench_prefill(image: Page = None, depth: Depth = 2, rounds: Rounds = 3, as_json: common.AsJson = False) -> None:
+def bench_prefill(
+    image: Page = None,
+    side: Sides = None,
+    depth: Depth = 2,
+    rounds: Rounds = 3,
+    device: Device = "cpu",
+    as_json: common.AsJson = False,
+) -> None:
     """Time the encoder and the prefill of a random model as wide as Qwen3-VL-2B, all tokens against the kept ones.
 
     Takes minutes on a CPU. The last column is the speed-up expected from FLOPs alone.
@@ -72,21 +84,21 @@ def bench_prefill(image: Page = None, depth: Depth = 2, rounds: Rounds = 3, as_j
     page = _page(image)
     from pixelprune.bench import prefill
 
-    with common.err.status("Measuring…"):
-        sides = prefill.bench_prefill(page, depth=depth, rounds=rounds)
-    print_result({"machine": _machine(), "depth": depth, "sides": sides}, prefill.table, as_json)
+    try:
+        with common.err.status("Measuring…"):
+            sides = prefill.bench_prefill(page, side or prefill.SIDES, depth, rounds, device)
+    except ValueError as error:
+        common.refuse(error)
+    print_result({"machine": _machine(device), "depth": depth, "sides": sides}, prefill.table, as_json)
 
 
 @app.command("train")
 def bench_train(
     image: Images = None,
-    side: Annotated[
-        list[int] | None,
-        typer.Option(metavar="PIXELS", help="Multiples of 32, at least 256, repeatable. Default: 512 and 1024."),
-    ] = None,
+    side: Sides = None,
     depth: Depth = 2,
     rounds: Rounds = 3,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu (float32) or cuda (bfloat16).")] = "cpu",
+    device: Device = "cpu",
     as_json: common.AsJson = False,
 ) -> None:
     """Measure time and memory of a training step of a random model as wide as Qwen3-VL-2B, all tokens against kept.
@@ -105,8 +117,7 @@ def bench_train(
             measured = train.bench_train(pictures, side or train.SIDES, on_progress=status.update, **options)
     except ValueError as error:
         common.refuse(error)
-    about = {**_machine(), **train.gpu(device)}
-    print_result({"machine": about, **options, "pictures": measured}, train.table, as_json)
+    print_result({"machine": _machine(device), **options, "pictures": measured}, train.table, as_json)
 
 
 app.command("serve")(bench_serve)
@@ -114,7 +125,7 @@ app.command("serve")(bench_serve)
 
 def _require_torch() -> None:
     if absent := missing("torch", "torchvision", "transformers"):
-        common.print_error(f"this needs {' and '.join(absent)}: {install('transformers')}")
+        common.print_error(f"this needs {', '.join(absent)}: {install('transformers')}")
         raise typer.Exit(EXIT_INPUT)
 
 
@@ -124,5 +135,7 @@ def _page(path: Path | None) -> Any:
     return image
 
 
-def _machine() -> dict[str, Any]:
-    return machine("torch", "transformers")
+def _machine(device: str = "cpu") -> dict[str, Any]:
+    from pixelprune.bench._devices import gpu
+
+    return {**machine("torch", "transformers"), **gpu(device)}

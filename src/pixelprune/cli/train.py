@@ -135,7 +135,7 @@ def distill(
 
 def _run(context: typer.Context, method: str) -> None:
     if absent := missing("peft", "transformers", "trl"):
-        common.print_error(f"this needs {' and '.join(absent)}: {install('training')}")
+        common.print_error(f"this needs {', '.join(absent)}: {install('training')}")
         raise typer.Exit(EXIT_INPUT)
     from pixelprune.training.run import read_arguments, train
 

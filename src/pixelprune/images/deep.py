@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL import ImageFile, TiffImagePlugin
+from PIL import ImageFile, PsdImagePlugin, TiffImagePlugin
 
-from pixelprune.images import tiff
+from pixelprune.images import psd, tiff
 from pixelprune.images.errors import ImageError
 from pixelprune.selection._blocks import Image
 
@@ -122,10 +122,12 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
         raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
     if tiles and isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_noise(image)
+    if tiles and isinstance(image, PsdImagePlugin.PsdImageFile):
+        psd.refuse_without_picture(image)
     if rawmode == "RGB;16B" and isinstance(key, tuple):
         lower = _with_lower_bytes(image)
         return _without_color(image, key, lower)
-    saved_channel = bool(tiles) and image.format == "PSD" and image.has_transparency_data and not _is_transparent(image)
+    saved_channel = bool(tiles) and isinstance(image, PsdImagePlugin.PsdImageFile) and psd.has_saved_channel(image)
     image.load()
     if saved_channel:
         return image.convert(image.mode.removesuffix("A"))
@@ -172,21 +174,6 @@ def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:
         raise ImageError(
             "a compressed big-endian TIFF with signed or 32-bit samples is not supported; convert it to PNG first"
         )
-
-
-def _is_transparent(psd: PIL.Image.Image) -> bool:
-    """Whether the extra channel of a PSD is its transparency, which a negative number of layers says."""
-    assert isinstance(psd, ImageFile.ImageFile)
-    assert psd.fp is not None
-    position = psd.fp.tell()
-    psd.fp.seek(26)
-    for _ in range(2):  # colors and resources, each behind its length
-        psd.fp.seek(int.from_bytes(psd.fp.read(4)), 1)
-    has_layers = int.from_bytes(psd.fp.read(4)) > 0
-    psd.fp.seek(4, 1)
-    layers = int.from_bytes(psd.fp.read(2), signed=True)
-    psd.fp.seek(position)
-    return has_layers and layers < 0
 
 
 def _use_8_bit_palette(image: PIL.Image.Image) -> None:

@@ -1,7 +1,8 @@
 """What a keep mask means for sequences of patches and tokens: the layer between selection and adapters.
 
 Everything here is integer arithmetic on indices, in torch, and knows no model. Shapes: S tokens in each of the
-rows of a batch; other letters as everywhere (N blocks, K kept, m patches along a side of a block).
+rows of a batch; other letters as everywhere (N blocks, K kept, m patches along a side of a block; an item has T slices
+of R × C blocks).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class KeptPatches:
 
     @property
     def from_processor(self) -> Tensor | None:
-        """Long (K·m²,), which row of the kept patches in the processor's order goes where.
+        """Long (K·m²,): the encoder's input row i is row `from_processor[i]` of what the processor sent.
 
         None if both orders are the same, as they are for block-ordered processors.
         """
@@ -126,7 +127,7 @@ def keep_windows(window_index: Tensor, window_starts: Tensor, patches: KeptPatch
     unit = patches.patches // len(window_index)
     mask = patches.keep.mask
     rank = patches.rank if unit == 1 else torch.where(mask, mask.long().cumsum(0) - 1, -1)
-    renumbered = rank[window_index]  # (units,), −1 where dropped
+    renumbered = rank.to(window_index.device)[window_index]  # (units,), −1 where dropped
     stays = renumbered >= 0
     start = torch.arange(len(window_index), device=window_index.device) * unit
     window = torch.bucketize(start, window_starts[1:].to(start), right=True)
@@ -160,7 +161,7 @@ def unpruned_places(is_image: Tensor, is_token: Tensor, keep: KeepMask) -> tuple
     shift = torch.zeros(is_image.shape, dtype=torch.long)  # (batch, S)
     if keep.shapes:
         shift[is_image] = torch.cat(within) - torch.cat(rank)
-    # What an item lacks moves all that follows it in its row.
+    # What an item lacks moves all that follows it in its row. It stands at the item's last kept token: there is one.
     missing = torch.zeros(is_image.shape, dtype=torch.long)  # (batch, S)
     row, column = is_image.nonzero(as_tuple=True)
     last = kept.cumsum(0) - 1

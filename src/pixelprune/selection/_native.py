@@ -1,4 +1,4 @@
-"""Machine code of the kernels, compiled once per machine and stored as an object file.
+"""Machine code of the kernels, compiled once per environment and stored as an object file.
 
 numba's own cache still makes each process import numba, which takes far longer than the selections
 of most processes. An object file needs only llvmlite, the library under numba; `pixelprune bench

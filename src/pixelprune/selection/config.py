@@ -48,7 +48,8 @@ class PruneConfig:
     """
 
     threshold: float = _option(
-        0.0, "τ: largest error of a dropped block, as a fraction of full scale (0 to 1); 0 drops only exact matches."
+        0.0,
+        "τ: largest error allowed in a dropped block, as a fraction of full scale (0 to 1); 0: only equal pixels.",
     )
     metric: str = _option("max", f"How the error of a block is measured: {', '.join(metrics.names())}.")
     predictor: str = _option(

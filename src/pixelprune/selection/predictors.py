@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from pixelprune.selection._codes import PRED2D, RASTER, SERPENTINE
+from pixelprune.selection._codes import PRED2D, RASTER, SERPENTINE  # numbers that the compiled kernel knows
 from pixelprune.selection._registry import Registry
 
 _UNVISITED = -1
@@ -177,7 +177,7 @@ def scan(
         source: for each block, row-major, the kept block that rebuilds it.
 
     Raises:
-        ValueError: the rule names a block that is not kept, or the order is not one of all blocks.
+        ValueError: the rule names a block that is not kept, or the order does not visit every block once.
     """
     total = rows * columns
     source = [_UNVISITED] * total

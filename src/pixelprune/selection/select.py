@@ -77,7 +77,7 @@ def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32
     Each B × B block is predicted from blocks scanned before it, and dropped if it is within
     τ = `config.threshold` of what the prediction is rebuilt as (the paper's Pred-2D rule, or
     another one of `pixelprune.predictors`). At τ = 0 only equal pixels match. The image is
-    compared as it lies in memory, in integers; above it, memory is needed for (R, C) arrays only,
+    compared as it lies in memory, in integers; besides the image, memory is needed for (R, C) arrays only,
     unless its rows are not contiguous (a flipped or transposed view is copied first).
 
     Args:

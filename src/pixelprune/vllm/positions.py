@@ -44,7 +44,7 @@ class MRopeMixin:
         for feature in pruned:
             is_image[0, _offset(feature) : _offset(feature) + feature.mm_position.length] = True
         places, lengths = unpruned_places(is_image, torch.ones_like(is_image), keep)  # (1, S), (1,)
-        # Only placeholders are missing, and they are all the same.
+        # Only placeholders are missing, and those of all images have the same id.
         full = torch.full((int(lengths[0]),), input_tokens[_offset(pruned[0])])  # (unpruned S,)
         full[places[0]] = tokens
         features = [_unpruned(feature, places[0]) for feature in mm_features]
@@ -73,7 +73,7 @@ def _unpruned(feature: Any, places: Tensor) -> Any:
     mask = _mask(feature)
     if mask is None:
         return replace(feature, mm_position=replace(position, offset=start))
-    start -= int(mask.nonzero()[0])
+    start -= int(mask.nonzero()[0])  # the first block of an image may be dropped
     return replace(feature, mm_position=replace(position, offset=start, length=len(mask)))
 
 
