@@ -33,7 +33,7 @@ class Qwen2_5_VLMultiModalProcessor(PruningProcessor, stock.Qwen2_5_VLMultiModal
     Qwen2_5_VLMultiModalProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
 )
 class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, stock.Qwen2_5_VLForConditionalGeneration):
-    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+    def __init__(self, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         graphs = vllm_config.compilation_config.cudagraph_mm_encoder
         if graphs and self.use_data_parallel and is_asked(vllm_config.model_config):
