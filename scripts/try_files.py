@@ -164,6 +164,8 @@ def report(outcomes: list[dict[str, Any]], limit: float) -> None:
     print(f"{len({outcome['file'] for outcome in outcomes})} files, {len(outcomes)} pages")
     print(f"{len(read)} read, {len(refused)} refused, {len(failed)} failed")
     print(f"{len(compared)} compared with another reader, {len(differing)} differ by more than {limit:g} gray levels")
+    causes = Counter(cause(outcome) for outcome in refused)
+    print("refused:", ", ".join(f"{count} {text}" for text, count in causes.most_common()))
     reasons = Counter(reason(outcome) for outcome in refused)
     for text, count in reasons.most_common():
         print(f"  {count:5d}  {text}")
@@ -171,6 +173,23 @@ def report(outcomes: list[dict[str, Any]], limit: float) -> None:
         print(f"failed: {outcome['file']} page {outcome['page']}: {outcome['failed']}")
     for outcome in differing:
         print(f"differs by {outcome['difference']:.0f}: {outcome['file']} page {outcome['page']}")
+
+
+# What a refusal says, and which kind of file that is.
+CAUSES = {
+    "a single pixel": "a single pixel",
+    "decompression bomb": "more pixels than Pillow allows",
+    "encrypted": "encrypted",
+    "damaged": "damaged",
+    "empty": "damaged",
+    "not a readable PDF": "damaged",
+    "cannot be rendered": "damaged",
+}
+
+
+def cause(outcome: dict[str, Any]) -> str:
+    """The kind of file that was refused; what has no other cause is not supported."""
+    return next((kind for text, kind in CAUSES.items() if text in outcome["refused"]), "not supported")
 
 
 def reason(outcome: dict[str, Any]) -> str:

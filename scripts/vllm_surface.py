@@ -42,7 +42,7 @@ def main() -> int:
             version = version_of(source)
             found = {architecture: surface(source, architecture) for architecture in ARCHITECTURES}
         moved = {architecture: table.moved(architecture, found[architecture]) for architecture in ARCHITECTURES}
-        print(report(version, list(table.surfaces), moved))
+        print(report(version, table, moved))
         code |= any(moved.values())
         written[version] = found
     if options.write:
@@ -73,16 +73,19 @@ def version_of(source: Source) -> str:
     return found[1]
 
 
-def report(version: str, tested: list[str], moved: dict[str, list[Moved]]) -> str:
+def report(version: str, table: Table, moved: dict[str, list[Moved]]) -> str:
     """Architectures for which the same has moved go together."""
     same = [architecture for architecture, names in moved.items() if not names]
+    tested = ", ".join(table.surfaces)
     lines = [
-        f"vLLM {version}: what pruning relies on is as in tested versions ({', '.join(tested)}) for {len(same)} of "
-        f"{len(moved)} architectures"
+        f"vLLM {version}: what pruning relies on is as in tested versions ({tested}) for {len(same)} of {len(moved)} "
+        "architectures"
     ]
+    known = set().union(*table.surfaces.values())
+    lines += [f"\n{architecture}\n  is not in the table" for architecture in moved if architecture not in known]
     groups: dict[tuple[Moved, ...], list[str]] = {}
     for architecture, names in moved.items():
-        if names:
+        if names and architecture in known:
             groups.setdefault(tuple(names), []).append(architecture)
     for group, architectures in groups.items():
         heading = ", ".join(architectures) if len(architectures) < len(moved) else "all architectures"

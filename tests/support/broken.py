@@ -1,7 +1,8 @@
 """The vLLM plugin, broken on purpose in one way at a time: python broken.py FAMILY CHECKPOINT RESULT.
 
-One engine, in this process; RESULT is JSON, what the check at start-up says about each of the BREAKS. With START
-instead of RESULT, the engine starts with that break.
+One engine, in this process; RESULT is JSON, what the check at start-up says about each of the BREAKS, and whether the
+worker `normalizes` pixels. With the name of a break in place of RESULT, the engine starts with
+that break.
 """
 
 from __future__ import annotations
@@ -216,7 +217,9 @@ def main(family: str, checkpoint: str) -> dict[str, Any]:
 
     def all_of(model: Any) -> dict[str, Any]:
         model.pixelprune_config = config
-        found = {}
+        found: dict[str, Any] = {
+            "normalizes": config.multimodal_config.mm_device_do_normalize and hasattr(model._tower(), "input_norm")
+        }
         for name, make in BREAKS.items():
             with make(type(model)):
                 found[name] = said(model)

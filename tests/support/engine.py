@@ -1,8 +1,9 @@
 """One engine in a process of its own: python engine.py JOB RESULT.
 
-JOB is JSON: `model` (folder), `engine` (options of LLM), `requests` (prompt, images as paths, options), and `rounds`
-(lists of indices of requests; each list is one call of generate). RESULT is a list of rounds of answers. The version of
-vLLM and whatever `probe` asks for come with it.
+JOB is JSON: `model` (folder), `engine` (options of LLM), `requests` (prompt, images as paths, options), `rounds` (lists
+of indices of requests; each list is one call of generate), and `lora`, the folder of an adapter, if there is one.
+RESULT is a list of rounds of answers. The version of vLLM comes with it, and whatever `probe` asks for, such as the
+name of the model's class.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def answer(output: Any) -> dict[str, Any]:
 def main(job: dict[str, Any]) -> dict[str, Any]:
     import vllm
     from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
 
     engine = {
         "dtype": "float32",
@@ -79,11 +81,12 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         logprobs=0,
         prompt_logprobs=0 if job.get("prompt_logprobs", True) else None,
     )
+    lora = LoRARequest("adapter", 1, job["lora"]) if "lora" in job else None
     rounds: list[list[Any]] = []
     for indices in job["rounds"]:
         specs = [job["requests"][i] for i in indices]
         try:
-            outputs = llm.generate([request(spec) for spec in specs], sampling, use_tqdm=False)
+            outputs = llm.generate([request(spec) for spec in specs], sampling, use_tqdm=False, lora_request=lora)
         except ValueError as error:
             rounds.append([{"error": str(error)}])
         else:

@@ -109,6 +109,19 @@ SMALL = {
             {"rope_parameters": _QWEN2_ROPE},
             {"depth": 4, "embed_dim": 128, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2, "patch_size": 14},
         ),
+        Small(
+            "Exaone4_5_ForConditionalGeneration",
+            "exaone4_5",
+            {
+                "model_type": "exaone4",
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+                "sliding_window": 4096,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+            {**_VISION, "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [2], "num_key_value_heads": 2},
+            # Before vLLM 0.33, stock code would not normalize at all.
+            engine={"mm_device_do_normalize": False},
+        ),
         Small("Qwen3_5ForConditionalGeneration", "qwen3_5", _QWEN3_5, _QWEN3_5_VISION, **_BF16),
         Small(
             "Qwen3_5MoeForConditionalGeneration",

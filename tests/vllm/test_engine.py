@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 import pixelprune
-from tests.support.engines import Pictures, difference, limit, run
+from tests.support.engines import Pictures, Transformers, difference, limit, run
 from tests.support.small_models import SMALL
 
 IMAGE = SMALL["qwen3_vl"].image
@@ -46,6 +48,18 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
     "options of the config": {"engine": {"hf_overrides": {"pixelprune": {"threshold": 0.05}}}},
     "normalized pixels": {"engine": {"mm_device_do_normalize": False}},
+    "async scheduling": {"engine": {"enable_prefix_caching": False, "async_scheduling": True}, "processes": True},
+    "n-gram speculation": {
+        "engine": {
+            "enable_prefix_caching": False,
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 3,
+                "prompt_lookup_max": 3,
+                "prompt_lookup_min": 1,
+            },
+        }
+    },
 }
 
 
@@ -122,6 +136,59 @@ def test_lengths_are_what_the_mask_says(alone: list[dict[str, Any]], checkpoint:
         totals = [image.size // (3 * 32 * 32) for image in images]
         kept = totals if config is None else [pixelprune.select(image, config).kept for image in images]
         assert answer["prompt_ids"].count(placeholder) == sum(kept)
+
+
+def test_with_other_options_of_the_processor(checkpoint: Any, pictures: Pictures, tmp_path: Path) -> None:
+    """The size of images, set next to our key."""
+    folder, bound = checkpoint("qwen3_vl"), 120_000
+    requests = [pictures.request(IMAGE, ["page", "screen"], options) for options in (None, False)]
+    kwargs = {"max_pixels": bound, "pixelprune": {"threshold": 0.02}}
+    job = {"model": str(folder), "engine": {"mm_processor_kwargs": kwargs}, "requests": requests, "rounds": [[0], [1]]}
+    ((pruned,), (full,)) = run(tmp_path, job)["rounds"]
+    assert len(pruned["prompt_ids"]) < len(full["prompt_ids"]) < 2 * bound / 32**2 + 50
+    transformers = Transformers(folder)
+    transformers.processor.image_processor.size["longest_edge"] = bound
+    requests[0]["options"] = {"pixelprune": {"threshold": 0.02}}
+    expected = [transformers.answer(spec, one["ids"]) for spec, one in zip(requests, (pruned, full), strict=True)]
+    assert [one["ids"] for one in expected] == [pruned["ids"], full["ids"]]
+    assert difference(pruned, expected[0]) < limit(difference(full, expected[1]))
+
+
+def test_lora_of_the_language_model(checkpoint: Any, pictures: Pictures, tmp_path: Path) -> None:
+    """The same as a model whose weights hold the adapter."""
+    folder = checkpoint("qwen3_vl")
+    requests = [pictures.request(IMAGE, ["page", "crop"], options) for options in (True, None)]
+    transformers = Transformers(folder)
+    before = [transformers.answer(spec, [5]) for spec in requests]
+    save_adapter(transformers.model, tmp_path / "adapter")
+    job = {
+        "model": str(folder),
+        "engine": {**READY, "enable_lora": True, "max_lora_rank": 8},
+        "lora": str(tmp_path / "adapter"),
+        "requests": requests,
+        "rounds": [[0], [1]],
+    }
+    answers = [one for (one,) in run(tmp_path, job)["rounds"]]
+    expected = [transformers.answer(spec, one["ids"]) for spec, one in zip(requests, answers, strict=True)]
+    assert [one["ids"] for one in answers] == [one["ids"] for one in expected]
+    assert difference(before[0], transformers.answer(requests[0], [5])) > 0.1, "the adapter does nothing"
+    assert difference(answers[0], expected[0]) < limit(difference(answers[1], expected[1]))
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a random adapter for the attention of the language model, and add it to the weights of `model`."""
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for name, layer in model.named_modules():
+        if "language_model" in name and name.endswith(("q_proj", "v_proj")):
+            down = torch.randn(8, layer.in_features, generator=generator) / 10
+            up = torch.randn(layer.out_features, 8, generator=generator) / 10
+            weights[f"base_model.model.{name}.lora_A.weight"] = down
+            weights[f"base_model.model.{name}.lora_B.weight"] = up
+            layer.weight.data += up @ down
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 @pytest.mark.parametrize("options", [{}, {"hf_overrides": {"pixelprune": False}}], ids=["not asked", "off"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,21 @@ def test_a_guarded_class_builds_the_other_one(version: Any, monkeypatch: pytest.
     config = SimpleNamespace(model_config=asking())
     assert guarded(vllm_config=config, prefix="a") == "ours"
     assert made == [((), {"vllm_config": config, "prefix": "a"})]
+
+
+def test_what_stock_classes_do_before_they_are_built_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stock:
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            made: Any = super().__new__(cls)
+            made.seen = args, kwargs
+            return made
+
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None: ...
+
+    monkeypatch.setitem(sys.modules, "of_another_version", SimpleNamespace(Stock=Stock))
+    config = SimpleNamespace(model_config=model_config(architecture=NAME))
+    guarded = guard._guarded.__wrapped__(NAME, "of_another_version", "Stock")
+    assert guarded(vllm_config=config, prefix="a").seen == ((), {"vllm_config": config, "prefix": "a"})
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -33,7 +33,7 @@ def images(seed: int) -> list[tuple[int, int, torch.Tensor | None]]:
     return [(*size, mask) for size, mask in zip(sizes, [first, None, last], strict=True)]
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("family", [name for name in SMALL if name != "exaone4_5"])  # which has one axis
 @pytest.mark.parametrize("seed", range(3))
 def test_positions_are_those_of_the_full_prompt(family: str, seed: int, checkpoint: Any) -> None:
     small, folder = SMALL[family], checkpoint(family)

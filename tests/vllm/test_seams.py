@@ -15,7 +15,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
 from pixelprune.vllm import register
-from pixelprune.vllm.seams import as_declared, normalized
+from pixelprune.vllm.seams import as_declared, check_normalization, normalized
 from tests.support.engines import Pictures
 from tests.support.small_models import SMALL
 
@@ -68,3 +68,26 @@ def test_pixels_are_normalized_where_the_encoder_does_so() -> None:
     assert normalized(tower, pixels).tolist() == [[0.0, 255.0]]
     tower.input_norm = lambda given, dtype: given.to(dtype) / 255
     assert normalized(tower, pixels).tolist() == [[0.0, 1.0]]
+
+
+class WithNorm(torch.nn.Module):
+    def __init__(self, input_norm: Any = None) -> None:
+        super().__init__()
+        self.input_norm = input_norm
+
+
+class WithoutNorm(torch.nn.Module):
+    pass
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("encoder", [WithNorm, WithoutNorm])
+def test_pixels_that_nobody_normalizes(encoder: type, on_device: bool) -> None:
+    config = SimpleNamespace(mm_device_do_normalize=on_device)
+    if on_device and encoder is WithoutNorm:
+        with pytest.raises(
+            ValueError, match=r"start the server with --no-mm-device-do-normalize, or install vLLM 0\.33"
+        ):
+            check_normalization(config, encoder)
+    else:
+        check_normalization(config, encoder)

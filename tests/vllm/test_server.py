@@ -22,6 +22,7 @@ IMAGE = SMALL["qwen3_vl"].image
 ARGUMENTS = [
     *("--served-model-name", "small", "--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "8"),
     *("--enforce-eager", "--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--trust-request-mm-kwargs"),
+    "--enable-prompt-tokens-details",
     *("--hf-overrides", '{"pixelprune": {"threshold": 0.0}}'),
 ]
 SETS = [["page"], ["screen"], ["crop", "photo"], ["flat"], ["photo"]]
@@ -92,6 +93,22 @@ def test_many_clients_at_once(client: openai.OpenAI, checkpoint: Any, pictures: 
         exact, full, bounded, _ = (tokens[str((names, options))] for options in OPTIONS)
         assert bounded <= exact <= full
         assert exact < full or names == ["photo"]
+
+
+def test_usage_counts_the_kept_tokens_of_images(client: openai.OpenAI, pictures: Pictures) -> None:
+    urls = {name: data_url(path.read_bytes()) for name, path in pictures.paths.items()}
+    for names in SETS:
+        usages = [ask(client, [urls[name] for name in names], options).usage for options in (None, False)]
+        kept, full = (usage.prompt_tokens_details.multimodal_tokens["image"] for usage in usages)
+        assert full - kept == usages[1].prompt_tokens - usages[0].prompt_tokens
+        assert full == sum(total(pictures.paths[name]) for name in names)
+        assert kept < full or names == ["photo"]
+
+
+def total(path: Path) -> int:
+    """Blocks of 32 × 32 pixels of an image, whose sides the processor rounds to whole blocks."""
+    with Image.open(path) as image:
+        return round(image.width / 32) * round(image.height / 32)
 
 
 BAD_OPTIONS = {

@@ -84,14 +84,16 @@ def fits(ours: Any, stock: Any) -> bool:
     if {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} <= {one.kind for one in mine}:
         mine = [one for one in mine if one.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
         theirs = theirs[: len(mine)]
-    return len(mine) == len(theirs) and all(_is_like(*pair) for pair in zip(mine, theirs, strict=True))
+    # vLLM builds models by the names of arguments.
+    by_name = stock.__name__ == "__init__"
+    return len(mine) == len(theirs) and all(_is_like(*pair, by_name) for pair in zip(mine, theirs, strict=True))
 
 
-def _is_like(mine: Parameter, theirs: Parameter) -> bool:
+def _is_like(mine: Parameter, theirs: Parameter, by_name: bool) -> bool:
     if Parameter.VAR_POSITIONAL in (mine.kind, theirs.kind) or Parameter.VAR_KEYWORD in (mine.kind, theirs.kind):
         return mine.kind == theirs.kind
     # What can be given in both ways can also be given by name only.
-    same_way = mine.kind == theirs.kind or mine.kind is Parameter.POSITIONAL_OR_KEYWORD
+    same_way = by_name or mine.kind == theirs.kind or mine.kind is Parameter.POSITIONAL_OR_KEYWORD
     optional = theirs.default is Parameter.empty or mine.default is not Parameter.empty
     return mine.name == theirs.name and same_way and optional
 

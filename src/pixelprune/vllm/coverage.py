@@ -14,6 +14,7 @@ ARCHITECTURES = {
     "Qwen3_5MoeForConditionalGeneration": "qwen3_5",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
+    "Exaone4_5_ForConditionalGeneration": "exaone4_5",
     "Glm4vForConditionalGeneration": "glm4_1v",
     "Glm4vMoeForConditionalGeneration": "glm4_1v",
     "GlmOcrForConditionalGeneration": "glm_ocr",

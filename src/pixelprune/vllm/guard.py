@@ -58,7 +58,9 @@ def _guarded(architecture: str, module: str, name: str) -> type:
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
         other = pruning(architecture, kwargs["vllm_config"].model_config) if "vllm_config" in kwargs else None
         if other is None:
-            return super(guarded, cls).__new__(cls)
+            # That of `object` takes no arguments, others look into them.
+            more = ((), {}) if stock.__new__ is object.__new__ else (args, kwargs)
+            return stock.__new__(cls, *more[0], **more[1])
         _announce(architecture)
         return other(*args, **kwargs)
 

@@ -23,7 +23,7 @@ _FACTOR = 4
 class MRopeMixin(Contract):
     """For a stock model class whose positions have three axes; comes before it in the bases."""
 
-    def __init__(self: Any, vllm_config: Any, prefix: str = "") -> None:
+    def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         model_config = vllm_config.model_config
         # Compiled code holds the length of the table, so vLLM's key for it has to know.
         asked = publish(model_config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, get_type_hints
 
 from torch import Tensor
@@ -50,3 +51,18 @@ def as_declared(pixels: Any, sizes: Sequence[int], inputs: type) -> Any:
     (shape,) = get_type_hints(inputs, include_extras=True)["pixel_values"].__metadata__
     # vLLM 0.31, 0.32: the patches of each image come separately.
     return pixels.split(list(sizes)) if shape.dims[0] == "bn" else pixels
+
+
+def check_normalization(multimodal_config: Any, encoder: type) -> None:
+    """Raise a ValueError if nobody normalizes the pixels of a model, pruned or not.
+
+    Args:
+        multimodal_config: vLLM's.
+        encoder: the class of its vision encoder.
+    """
+    # vLLM 0.31, 0.32: the front end sends bytes to EXAONE-4.5, whose encoder takes them as they are.
+    if multimodal_config.mm_device_do_normalize and "input_norm" not in signature(encoder).parameters:
+        raise ValueError(
+            "pixelprune was requested, but this version of vLLM does not normalize the images of this model, pruned or "
+            "not; start the server with --no-mm-device-do-normalize, or install vLLM 0.33"
+        )

@@ -33,7 +33,7 @@ class TowerMixin(Contract):
 
     row_keys: tuple[str, ...] = ("pos_embeds", "rotary_pos_emb_cos", "rotary_pos_emb_sin")
 
-    def __init__(self: Any, vllm_config: Any, prefix: str = "") -> None:
+    def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         # Logged by the model: where this line appears, pruning is in force.
         line = announcement(vllm_config.model_config, type(self).__name__)

@@ -106,7 +106,9 @@ class Table:
         files, moved = by_file(found), []
         for file in sorted(files.keys() | set(chain.from_iterable(tested))):
             # The nearest version, of equally near ones the newest.
-            moved += min((differences(one.get(file, {}), files.get(file, {})) for one in reversed(tested)), key=len)
+            compared = [differences(one.get(file, {}), files.get(file, {})) for one in reversed(tested)]
+            nearest: list[Moved] = min(compared, key=len)
+            moved += nearest
         return moved
 
 

@@ -18,22 +18,26 @@ from pixelprune.vllm.processing import PruningProcessor
 from pixelprune.vllm.towers import GraphMixin, TowerMixin, cumulative_lengths, longest, starts
 
 
+def check_sharding(processor: Any) -> None:
+    """Raise a ValueError if requests would switch pruning on in an engine that is not ready for it."""
+    # Only the model, when it is built, knows whether there are graphs too.
+    if processor.info.ctx.get_mm_config().mm_encoder_tp_mode == "data" and not processor._is_ready:
+        raise ValueError(
+            "pixelprune cannot be switched on by requests to this model with --mm-encoder-tp-mode data; start the "
+            f"server with --hf-overrides '{{\"{KEY}\": false}}' to make it ready"
+        )
+
+
 class Qwen2_5_VLMultiModalProcessor(PruningProcessor, stock.Qwen2_5_VLMultiModalProcessor):
     def _check_engine(self) -> None:
         super()._check_engine()
-        # Only the model, when it is built, knows whether there are graphs too.
-        if self.info.ctx.get_mm_config().mm_encoder_tp_mode == "data" and not self._is_ready:
-            raise ValueError(
-                "pixelprune cannot be switched on by requests to this model with --mm-encoder-tp-mode data; start the "
-                f"server with --hf-overrides '{{\"{KEY}\": false}}' to make it ready"
-            )
+        check_sharding(self)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Qwen2_5_VLMultiModalProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
-)
-class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, stock.Qwen2_5_VLForConditionalGeneration):
-    def __init__(self, vllm_config: Any, prefix: str = "") -> None:
+class WindowsMixin(GraphMixin, TowerMixin):
+    """For a stock model class with the encoder of Qwen2.5-VL; comes before it in the bases."""
+
+    def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         graphs = vllm_config.compilation_config.cudagraph_mm_encoder
         if graphs and self.use_data_parallel and is_asked(vllm_config.model_config):
@@ -42,11 +46,11 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
                 "together; leave one of them out"
             )
 
-    def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
+    def _in_attention(self: Any, mask: Tensor, grid: Tensor) -> Tensor:
         order, _ = self.visual.get_window_index_thw(*grid.tolist())
         return mask[order].repeat_interleave(self.visual.spatial_merge_unit)
 
-    def _metadata(self, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
+    def _metadata(self: Any, keep: KeepMask, *, max_batch_size: int | None = None) -> dict[str, Any]:
         """Windows keep their places: dropped blocks leave them, and empty ones vanish."""
         tower = self.visual
         unit = tower.spatial_merge_unit
@@ -74,7 +78,7 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
             **self._attention("window", "cu_window_seqlens", cumulative_lengths(windows)),
         }
 
-    def _attention(self, kind: str, name: str, cumulative: Any) -> dict[str, Any]:
+    def _attention(self: Any, kind: str, name: str, cumulative: Any) -> dict[str, Any]:
         tower = self.visual
         lengths = MMEncoderAttention.maybe_compute_seq_lens(tower.attn_backend, cumulative, tower.device)
         return {
@@ -83,10 +87,17 @@ class Qwen2_5_VLForConditionalGeneration(MRopeMixin, GraphMixin, TowerMixin, sto
             f"sequence_lengths_{kind}": lengths,
         }
 
-    def get_encoder_cudagraph_item_specs(self, mm_kwargs: dict[str, Any]) -> Any:
+    def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
         specs = super().get_encoder_cudagraph_item_specs(mm_kwargs)
         if IMAGE_KEPT not in mm_kwargs:
             return specs
         # A graph has room for the windows of a dense image, and kept blocks can be spread over more. A size that no
         # graph has makes vLLM encode these images without one.
         return [EncoderItemSpec(input_size=spec.input_size, output_tokens=2**30) for spec in specs]
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen2_5_VLMultiModalProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
+)
+class Qwen2_5_VLForConditionalGeneration(MRopeMixin, WindowsMixin, stock.Qwen2_5_VLForConditionalGeneration):
+    pass
