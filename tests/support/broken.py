@@ -144,6 +144,16 @@ def no_hash(_: Any) -> Change:
     return changed(PruningProcessor, "_get_mm_hashes", lambda stock: hashes)
 
 
+def no_engine_hash(_: Any) -> Change:
+    """It says nothing about the options of the engine, only about those of a request."""
+    from pixelprune.vllm.processing import PruningProcessor
+
+    def hashes(self: Any, inputs: Any) -> Any:
+        return super(PruningProcessor, self)._get_mm_hashes(inputs)  # type: ignore[misc]
+
+    return changed(PruningProcessor, "_get_mm_hashes", lambda stock: hashes)
+
+
 def stock_encoder(model: Any) -> Change:
     """Masks get lost on the way to the encoder."""
 
@@ -171,6 +181,7 @@ BREAKS = {
         one_axis,
         shifted,
         no_hash,
+        no_engine_hash,
         stock_encoder,
         unpruned,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pixelprune.vllm import ARCHITECTURES
+from tests.support.checkpoints import processor_of
 from tests.support.engines import ASKED, Pictures, Transformers, difference, limit, record, run, skip_if_amx_is_hidden
 from tests.support.small_models import SMALL, for_vllm
 
@@ -54,3 +56,22 @@ def test_same_tokens_and_logits_as_transformers(
         assert in_batches["pruned"] < limit(in_batches["full"])
     else:
         assert farthest["pruned"] < 1.5 * farthest["full"], "pruning adds to the noise that is there without it"
+
+
+def test_glm_4_6v(checkpoint: Any, pictures: Pictures, tmp_path: Path) -> None:
+    """Its checkpoints name the architecture of GLM-4.5V, and bring another processor."""
+    folder = tmp_path / "glm46v"
+    shutil.copytree(checkpoint("glm4v_moe"), folder)
+    size = {"shortest_edge": 64 * 64, "longest_edge": 2048**2}
+    processor_of("glm46v", patch_size=14, size=size).save_pretrained(folder)
+    small = SMALL["glm4v_moe"]
+    requests = [pictures.request(small.image, ["page", "crop"], options) for options in (None, True)]
+    engine = {"dtype": small.dtype, **ASKED, **small.engine}
+    job = {"model": str(folder), "engine": engine, "requests": requests, "rounds": [[0], [1]]}
+    full, pruned = (one for (one,) in run(tmp_path, job)["rounds"])
+    transformers = Transformers(folder)
+    assert type(transformers.processor).__name__ == "Glm46VProcessor"
+    expected = [transformers.answer(spec, one["ids"]) for spec, one in zip(requests, (full, pruned), strict=True)]
+    assert [full["ids"], pruned["ids"]] == [one["ids"] for one in expected]
+    assert len(pruned["prompt_ids"]) < len(full["prompt_ids"])
+    assert difference(pruned, expected[1]) < limit(difference(full, expected[0]))

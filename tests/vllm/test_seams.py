@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +30,9 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def test_images_have_other_keys_in_caches_with_other_options(
-    checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "vllm.pixelprune")
     monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
     monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
     register()
@@ -50,6 +52,8 @@ def test_images_have_other_keys_in_caches_with_other_options(
     assert keys["stock"] == keys["request, switched off"]
     assert len(set(keys.values())) == len(WAYS) - 1
     assert len(set(tokens.values())) >= 3, "the options make a difference, so the keys have to"
+    full, kept = tokens["stock"] - 2, tokens["engine"] - 2  # without start and end of the image
+    assert f"{kept} of {full} visual tokens are kept (images: 1)" in caplog.messages
 
 
 def test_patches_are_as_the_stock_inputs_of_paddleocr_vl_check_them() -> None:

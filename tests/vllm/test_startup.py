@@ -29,6 +29,7 @@ SAID = {
     "one_axis": "the language model gets positions that are not those of the unpruned prompt",
     "shifted": "the language model gets positions that are not those of the unpruned prompt",
     "no_hash": "the same image has the same hash with and without pruning",
+    "no_engine_hash": "the same image has the same hash with and without pruning",
     "stock_encoder": "it ends in",
     "unpruned": "no block of an image with a flat ground is dropped",
 }

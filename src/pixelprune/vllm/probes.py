@@ -23,12 +23,14 @@ class Probe:
         full: what the stock processor makes of it.
         ours: what ours makes of it when nothing is to be dropped.
         pruned: what ours makes of it at a threshold of 0.
+        default: what ours makes of it without options of a request; None if the engine does not prune then.
         patch_order: of the processor's patches, "block" or "row".
     """
 
     full: Any
     ours: Any
     pruned: Any
+    default: Any
     patch_order: str
 
     @property
@@ -64,7 +66,8 @@ def _probe(processor: Any, images: list[PIL.Image.Image]) -> Probe:
     items = processor.info.parse_mm_data({"image": images})
     ours, pruned = (processor(text, items, hf_processor_mm_kwargs=given) for given in options)
     full = _stock(processor)(text, items, hf_processor_mm_kwargs={})
-    return Probe(full, ours, pruned, processor._pruner.layout.patch_order)
+    default = processor(text, items, hf_processor_mm_kwargs={}) if processor._pixelprune else None
+    return Probe(full, ours, pruned, default, processor._pruner.layout.patch_order)
 
 
 def _stock(processor: Any) -> Any:
@@ -90,8 +93,9 @@ def problem(probe: Probe) -> str | None:
     fewer = len(probe.full["prompt_token_ids"]) - len(probe.pruned["prompt_token_ids"])
     if fewer != dropped:
         return f"{dropped} blocks are dropped, but the prompt is {fewer} tokens shorter"
-    if set(probe.full["mm_hashes"]["image"]) & set(probe.pruned["mm_hashes"]["image"]):
-        return "the same image has the same hash with and without pruning, so caches would mix them up"
+    for made in filter(None, (probe.pruned, probe.default)):
+        if not set(probe.full["mm_hashes"]["image"]).isdisjoint(made["mm_hashes"]["image"]):
+            return "the same image has the same hash with and without pruning, so caches would mix them up"
     return None
 
 

@@ -129,6 +129,7 @@ class PruningProcessor(ProcessorSeam, Contract):
             options = normalize.get("images_kwargs", {})
             values, keep = self._pruner.prune(given, grids, config, image_processor, options, _log)
             values = values.to(self.info.ctx.model_config.dtype)
+        _log.debug("%d of %d visual tokens are kept (images: %d)", sum(keep.counts), sum(keep.totals), len(keep.counts))
         if not keep.everything:
             # Images are cached one by one, so no mask may share memory with another.
             output["pixel_values"], output[IMAGE_KEPT] = values, [part.clone() for part in keep.parts]
