@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # What runs with each version of vLLM.
 ENGINES := $(patsubst %,tests/vllm/test_%.py,conformance more_architectures)
-PLUGIN := $(patsubst %,tests/vllm/test_%.py,guard options plugin positions seams) src/pixelprune/vllm \
+PLUGIN := $(patsubst %,tests/vllm/test_%.py,contract guard options plugin positions seams surface versions) src/pixelprune/vllm \
 	tests/vllm/test_check.py::test_all_is_well 'tests/vllm/test_start.py::test_start_is_refused_with_a_reason[misspelt]'
 
 .PHONY: help demo check test-core test test-vllm docs bench figures accuracy tiny-model samples clean

@@ -14,6 +14,7 @@ import vllm
 from vllm import ModelRegistry
 
 from pixelprune.vllm import ARCHITECTURES, check
+from pixelprune.vllm.versions import Moved
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -40,11 +41,40 @@ def test_a_list_of_plugins_without_ours() -> None:
     assert "Pruning is not in force." in done.stdout
 
 
-def test_a_version_that_was_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+def test_an_older_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "__version__", "0.1.0")
     *_, last = check.check()
     assert not last.good
-    assert last.text.startswith("0.99.0 was not tested, so pruning is refused; install vLLM")
+    assert last.text.startswith("0.1.0 was not tested, so pruning is refused; install vLLM")
+
+
+@pytest.mark.parametrize(
+    ("refused", "good", "text"),
+    [
+        ([], True, "0.99.0 was not tested, but all code that pruning relies on is that of"),
+        (
+            ["Qwen2VLForConditionalGeneration"],
+            True,
+            "so it is refused for Qwen2VLForConditionalGeneration (f (a.py) is gone)",
+        ),
+        (list(ARCHITECTURES), False, "so it is refused for Qwen3VLForConditionalGeneration (f (a.py) is gone); "),
+    ],
+)
+def test_a_newer_version(refused: list[str], good: bool, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    monkeypatch.setattr(check, "moved", lambda name: [Moved("vllm/a.py:f", "1", None)] if name in refused else [])
+    finding = check.tested_version()
+    assert finding.good == good
+    assert text in finding.text
+
+
+def test_what_is_registered_with_a_newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.plugins.load_general_plugins", lambda: None)
+    entry = SimpleNamespace(module_name="pixelprune.vllm.guard")
+    monkeypatch.setattr(ModelRegistry, "models", dict.fromkeys(ARCHITECTURES, entry))
+    assert not check.registered().good
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    assert check.registered().good
 
 
 def test_a_plugin_that_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:

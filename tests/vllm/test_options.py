@@ -18,6 +18,9 @@ def test_where_an_engine_is_asked() -> None:
     assert engine_config(model_config({}, {"pixelprune": True})) == pixelprune.PruneConfig()
     assert engine_config(model_config({"pixelprune": False})) is None
     assert engine_options(model_config({"pixelprune": {}}, {"pixelprune": {}})) == {}
+    assert engine_config(model_config({"pixelprune": {"untested": True}})) == pixelprune.PruneConfig()
+    with pytest.raises(ValueError, match="pixelprune: untested must be true or false, got 'yes'"):
+        engine_config(model_config({"pixelprune": {"untested": "yes"}}))
     with pytest.raises(ValueError, match="pixelprune is True in --hf-overrides and False in --mm-processor-kwargs"):
         engine_options(model_config({"pixelprune": True}, {"pixelprune": False}))
 
@@ -61,5 +64,7 @@ def test_requests_change_single_options_of_the_engine() -> None:
     assert split({"pixelprune": {}}, None)[0] == pixelprune.PruneConfig()
     with pytest.raises(ValueError, match="pixelprune must be an object of options, true or false, got 3"):
         split({"pixelprune": 3}, engine)
+    with pytest.raises(ValueError, match="pixelprune: untested is an option of the engine, not of a request; leave it"):
+        split({"pixelprune": {"threshold": 0.1, "untested": True}}, engine)
     with pytest.raises(ValueError, match=r"^pixelprune: predictor must be one of [^;]*$"):
         split({"pixelprune": {"predictor": "best"}}, engine)

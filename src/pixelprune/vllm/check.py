@@ -19,6 +19,7 @@ import pixelprune
 from pixelprune._processes import last_error
 from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
 from pixelprune.vllm.plugin import GROUP
+from pixelprune.vllm.versions import is_older, is_tested, listed, moved
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,21 @@ def versions() -> Finding:
 
 def tested_version() -> Finding:
     version = import_module("vllm").__version__
-    if TESTED.contains(version):
+    if is_tested(version):
         return Finding("vLLM", True, f"{version} is in the tested range, {TESTED}")
-    return Finding("vLLM", False, f"{version} was not tested, so pruning is refused; install vLLM {TESTED}")
+    if is_older(version):
+        return Finding("vLLM", False, f"{version} was not tested, so pruning is refused; install vLLM {TESTED}")
+    refused = {name: problems for name in ARCHITECTURES if (problems := moved(name))}
+    if not refused:
+        return Finding(
+            "vLLM", True, f"{version} was not tested, but all code that pruning relies on is that of {TESTED}"
+        )
+    return Finding(
+        "vLLM",
+        len(refused) < len(ARCHITECTURES),
+        f"{version} was not tested, and code that pruning relies on is not that of {TESTED}, so it is refused for "
+        + "; ".join(f"{name} ({listed(problems)})" for name, problems in refused.items()),
+    )
 
 
 def announced() -> Finding:
@@ -94,11 +107,8 @@ def registered() -> Finding:
     """Whether vLLM, with no help, uses our classes."""
     import_module("vllm.plugins").load_general_plugins()
     models = import_module("vllm").ModelRegistry.models
-    others = [
-        name
-        for name in ARCHITECTURES
-        if not getattr(models.get(name), "module_name", "").startswith("pixelprune.vllm.models.")
-    ]
+    ours = "pixelprune.vllm.models." if is_tested(import_module("vllm").__version__) else "pixelprune.vllm.guard"
+    others = [name for name in ARCHITECTURES if not getattr(models.get(name), "module_name", "").startswith(ours)]
     if not others:
         return Finding("architectures", True, ", ".join(ARCHITECTURES))
     return Finding(

@@ -13,7 +13,9 @@ from pixelprune.selection.errors import OptionError
 
 # The one key that holds all options, wherever they are given.
 KEY = "pixelprune"
-_NAMES = {field.name for field in fields(PruneConfig)}
+# An option of the engine only: whether it may prune in a version of vLLM that was not tested.
+UNTESTED = "untested"
+_NAMES = {field.name for field in fields(PruneConfig)} | {UNTESTED}
 
 # Raised when the same options lead to other pixels; part of the key of an image in vLLM's caches.
 _REVISION = 1
@@ -65,7 +67,24 @@ def engine_config(model_config: Any) -> PruneConfig | None:
     Raises:
         ValueError: an option is unknown or out of its range.
     """
-    return _resolve(engine_options(model_config), None)
+    options = engine_options(model_config)
+    may_be_untested(model_config)  # refuses another value than true or false
+    if isinstance(options, Mapping):
+        options = {name: value for name, value in options.items() if name != UNTESTED}
+    return _resolve(options, None)
+
+
+def may_be_untested(model_config: Any) -> bool:
+    """Whether the engine was started with permission to prune in a version of vLLM that was not tested.
+
+    Raises:
+        ValueError: the permission is neither true nor false; or as `engine_options`.
+    """
+    options = engine_options(model_config)
+    value = options.get(UNTESTED, False) if isinstance(options, Mapping) else False
+    if not isinstance(value, bool):
+        raise ValueError(f"{KEY}: {UNTESTED} must be true or false, got {value!r}")
+    return value
 
 
 def announcement(model_config: Any, architecture: str) -> str | None:
@@ -83,7 +102,7 @@ def split(kwargs: Mapping[str, Any], config: PruneConfig | None) -> tuple[PruneC
     """The resolved options of a request, and what is left of its `mm_processor_kwargs` for the stock processor.
 
     Raises:
-        ValueError: an option is unknown or out of its range, or the key is misspelled.
+        ValueError: an option is unknown, out of its range or only for engines, or the key is misspelled.
 
     Example:
         >>> split({"pixelprune": {"threshold": 0.02}, "fps": 2}, None)[1]
@@ -94,6 +113,11 @@ def split(kwargs: Mapping[str, Any], config: PruneConfig | None) -> tuple[PruneC
     rest = dict(kwargs)
     requested = rest.pop(KEY, None)
     check_names(rest)
+    if isinstance(requested, Mapping) and UNTESTED in requested:
+        raise ValueError(
+            f"{KEY}: {UNTESTED} is an option of the engine, not of a request; leave it out of the request, and start "
+            f'the server with --hf-overrides \'{{"{KEY}": {{"{UNTESTED}": true}}}}\' if it is needed'
+        )
     return _resolve(requested, config), rest
 
 

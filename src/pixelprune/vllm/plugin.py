@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from pixelprune.vllm import guard
-from pixelprune.vllm.coverage import ARCHITECTURES, TESTED
+from pixelprune.vllm import guard, versions
+from pixelprune.vllm.coverage import ARCHITECTURES
 
 # Under vLLM's own logger, so that its settings apply to our lines too.
 _log = logging.getLogger("vllm.pixelprune")
@@ -22,7 +22,7 @@ def register() -> None:
     import vllm
     from vllm import ModelRegistry
 
-    tested, media = TESTED.contains(vllm.__version__), guard.multimodal()
+    tested, media = versions.is_tested(vllm.__version__), guard.multimodal()
     for architecture, known in list(ModelRegistry.models.items()):
         module, name = getattr(known, "module_name", ""), getattr(known, "class_name", "")
         owner, covered = module.partition(".")[0], architecture in ARCHITECTURES

@@ -13,13 +13,14 @@ from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask, merge_size
 from pixelprune.plan.tokens import unpruned_places
+from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import publish
 
 # vLLM's own factor for models whose positions run ahead of the tokens.
 _FACTOR = 4
 
 
-class MRopeMixin:
+class MRopeMixin(Contract):
     """For a stock model class whose positions have three axes; comes before it in the bases."""
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:

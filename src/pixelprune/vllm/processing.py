@@ -21,6 +21,7 @@ from vllm.multimodal.processing import PromptUpdateDetails
 from pixelprune.plan.keep import IMAGE_KEPT
 from pixelprune.plan.pixels import ImagePruner, check_bytes
 from pixelprune.selection.config import PruneConfig
+from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
 from pixelprune.vllm.positions import furthest_ahead, table_rows
 from pixelprune.vllm.seams import ProcessorSeam
@@ -41,7 +42,7 @@ class _Shortened(PromptUpdateDetails):
     side: int = 0
 
 
-class PruningProcessor(ProcessorSeam):
+class PruningProcessor(ProcessorSeam, Contract):
     """For a stock `…MultiModalProcessor`; comes before it in the bases.
 
     Attributes:

@@ -17,13 +17,14 @@ from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers,
 
 from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
 from pixelprune.plan.tokens import KeptPatches, keep_patches
+from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import announcement
 from pixelprune.vllm.probes import patches_of
 
 _log = init_logger("vllm.pixelprune")
 
 
-class TowerMixin:
+class TowerMixin(Contract):
     """For a stock model class whose vision encoder takes `encoder_metadata`; comes before it in the bases.
 
     Attributes:
@@ -119,7 +120,7 @@ class TowerMixin:
         }
 
 
-class PlainLengthsMixin:
+class PlainLengthsMixin(Contract):
     """For encoders that pass plain lengths to attention on every machine; comes before `TowerMixin`."""
 
     def _lengths(self: Any, cumulative: Any) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class PlainLengthsMixin:
         }
 
 
-class GraphMixin:
+class GraphMixin(Contract):
     """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay the smaller ones."""
 
     def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
