@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 WITHOUT = {"source.py", "surface.py", "versions.py", "test_surface.py", "test_versions.py"}
 
 plugin = [file for place in ("src/pixelprune/vllm", "tests/vllm") for file in (HERE / place).rglob("*.py")]
+plugin += [HERE / "tests" / "support" / name for name in ("broken.py", "engine_v2.py")]
 collect_ignore = [] if find_spec("vllm") else [str(file) for file in plugin if file.name not in WITHOUT]
 
 

@@ -163,6 +163,20 @@ def stock_encoder(model: Any) -> Change:
     return changed(model, "_parse_and_validate_image_input", broken)
 
 
+def other_blocks(_: Any) -> Change:
+    """Blocks are dropped that nothing rebuilds, as many as should be."""
+    from pixelprune.plan.pixels import ImagePruner
+
+    def broken(stock: Any) -> Any:
+        def select(self: Any, *args: Any) -> Any:
+            keep = stock(self, *args)
+            return KeepMask(torch.cat([part.flip(0) for part in keep.parts]), keep.shapes)
+
+        return select
+
+    return changed(ImagePruner, "_select", broken)
+
+
 def unpruned(_: Any) -> Change:
     from pixelprune.vllm import processing
 
@@ -183,6 +197,7 @@ BREAKS = {
         no_hash,
         no_engine_hash,
         stock_encoder,
+        other_blocks,
         unpruned,
     )
 }

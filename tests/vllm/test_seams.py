@@ -16,9 +16,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
 from pixelprune.vllm import register
+from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.seams import as_declared, check_normalization, normalized
 from tests.support.engines import Pictures
-from tests.support.small_models import SMALL
+from tests.support.small_models import SMALL, for_vllm
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stock": ({}, {}),
@@ -29,13 +30,18 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def test_images_have_other_keys_in_caches_with_other_options(
-    checkpoint: Any, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "vllm.pixelprune")
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelRegistry, "models", dict(ModelRegistry.models))
     monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
     register()
+
+
+@pytest.mark.usefixtures("registered")
+def test_images_have_other_keys_in_caches_with_other_options(
+    checkpoint: Any, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "vllm.pixelprune")
     page, cache = Image.open(pictures.paths["page"]).convert("RGB"), None
     keys, tokens = {}, {}
     for name, (engine, request) in WAYS.items():
@@ -72,6 +78,45 @@ def test_pixels_are_normalized_where_the_encoder_does_so() -> None:
     assert normalized(tower, pixels).tolist() == [[0.0, 255.0]]
     tower.input_norm = lambda given, dtype: given.to(dtype) / 255
     assert normalized(tower, pixels).tolist() == [[0.0, 1.0]]
+
+
+NORMALIZING: list[dict[str, Any]] = [
+    {"do_normalize": False},
+    {"do_rescale": False, "do_normalize": False},
+    {"image_mean": [0.1, 0.2, 0.3]},
+    {"image_std": [0.4, 0.5, 0.6]},
+    {"rescale_factor": 1 / 128},
+]
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("where", ["request", "request, for images", "engine", "engine, for images"])
+@pytest.mark.parametrize("options", NORMALIZING, ids=lambda options: ", ".join(options))
+@pytest.mark.parametrize("family", ["qwen3_vl", "paddleocr_vl"])
+def test_kept_pixels_are_normalized_as_asked(
+    family: str, options: dict[str, Any], where: str, checkpoint: Any, pictures: Pictures
+) -> None:
+    """In the front end, with options that stand alone or among those for images."""
+    given = {"images_kwargs": options} if "for images" in where else options
+    engine, request = (given, {}) if where.startswith("engine") else ({}, given)
+    config = ModelConfig(
+        str(for_vllm(checkpoint(family))),
+        dtype="float32",
+        max_model_len=2048,
+        mm_device_do_normalize=False,
+        mm_processor_kwargs=engine,
+    )
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
+    page = Image.open(pictures.paths["page"]).convert("RGB")
+    items, prompt = processor.info.parse_mm_data({"image": [page]}), processor.dummy_inputs.get_dummy_text({"image": 1})
+    stock, pruned = (
+        processor(prompt, items, hf_processor_mm_kwargs={**request, "pixelprune": asked})["mm_kwargs"]["image"][0]
+        for asked in (False, True)
+    )
+    order = processor._pruner.layout.patch_order
+    stays = patches_of(pruned["image_kept"].data, stock["image_grid_thw"].data, order)
+    assert 0 < int(stays.sum()) < len(stays)
+    assert torch.equal(pruned["pixel_values"].data, stock["pixel_values"].data[stays])
 
 
 class WithNorm(torch.nn.Module):

@@ -45,3 +45,9 @@ def _described(error: Exception) -> str:
     if text.lower().startswith(("unsupported", "unimplemented", "unknown", "cannot load")):
         return f"not supported: {text}"
     return f"damaged image: {text}"
+
+
+def refuse_single_pixel(size: tuple[int, int]) -> None:
+    """Raise an ImageError for an image of one pixel."""
+    if size == (1, 1):
+        raise ImageError("a single pixel leaves nothing to predict or to prune")

@@ -10,9 +10,9 @@ import numpy as np
 import PIL.Image
 
 from pixelprune.images import signatures
-from pixelprune.images.errors import ImageError
+from pixelprune.images.errors import ImageError, refuse_single_pixel
 from pixelprune.images.modes import check_transparency, to_rgb
-from pixelprune.images.pages import opened, refuse_single_pixel
+from pixelprune.images.pages import opened
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 

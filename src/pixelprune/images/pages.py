@@ -11,7 +11,7 @@ import PIL.Image
 from PIL import EpsImagePlugin, ImageFile, ImageOps, TiffImagePlugin
 
 from pixelprune.images import deep, modes, signatures, tiff
-from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line
+from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line, refuse_single_pixel
 from pixelprune.images.pdf import opened_pdf
 from pixelprune.selection._blocks import Image
 
@@ -73,11 +73,6 @@ class ImagePages:
                 self._image.tag_v2[tiff.PHOTOMETRIC] = tiff.WHITE_IS_ZERO
             _check_size(self._image.size)
             return modes.decoded_to_rgb(_loaded(self._image), transparency)
-
-
-def refuse_single_pixel(size: tuple[int, int]) -> None:
-    if size == (1, 1):
-        raise ImageError("a single pixel leaves nothing to predict or to prune")
 
 
 def _check_size(size: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixelprune import _extras
-from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line
+from pixelprune.images.errors import MAX_PIXELS, ImageError, one_line, refuse_single_pixel
 from pixelprune.selection._blocks import Image
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PdfPages:
             width, height = (side * dpi / 72 for side in sheet.get_size())
             if width * height > MAX_PIXELS:
                 raise ImageError(f"page {page} has {width:.0f} x {height:.0f} pixels at {dpi} dpi; lower the dpi")
+            refuse_single_pixel((math.ceil(width), math.ceil(height)))
             with closing(sheet.render(scale=dpi / 72, rev_byteorder=True, may_draw_forms=True)) as bitmap:
                 return np.array(bitmap.to_numpy()[:, :, :3])
 

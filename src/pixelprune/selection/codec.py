@@ -66,7 +66,7 @@ class Compressed:
             raise ValueError(f"blocks must have sides of at least 1 and 1 or 3 channels, got {blocks.shape}")
         if positions.dtype != np.int32 or positions.shape != blocks.shape[:1]:
             raise ValueError(f"positions must be int32 ({len(blocks)},), got {positions.dtype} {positions.shape}")
-        if len(self.grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in self.grid):
+        if len(self.grid) != 2 or not all(type(side) is int and side >= 1 for side in self.grid):
             raise ValueError(f"grid must be two whole numbers of at least 1, got {self.grid}")
         total = self.grid[0] * self.grid[1]
         if total > np.iinfo(np.int32).max:
@@ -75,7 +75,8 @@ class Compressed:
         if not len(positions) or positions[0] < 0 or positions[-1] >= total or not ascending:
             raise ValueError(f"positions must ascend within 0 to {total - 1}, got {positions}")
         check_config(self.config)
-        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
+        is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if not is_number or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a number in [0, 1], got {self.threshold!r}")
 
     def __repr__(self) -> str:

@@ -89,6 +89,8 @@ def problem(probe: Probe) -> str | None:
         expected = given[patches_of(mask, full["image_grid_thw"].data, probe.patch_order)]
         if not _same(expected, found):
             return "pixels of kept blocks are not those that are sent without pruning"
+        if not _can_be_rebuilt(given, mask, full["image_grid_thw"].data, probe.patch_order):
+            return "a block is dropped at a threshold of 0 that no kept block equals"
         dropped += int((~mask).sum())
     fewer = len(probe.full["prompt_token_ids"]) - len(probe.pruned["prompt_token_ids"])
     if fewer != dropped:
@@ -97,6 +99,14 @@ def problem(probe: Probe) -> str | None:
         if not set(probe.full["mm_hashes"]["image"]).isdisjoint(made["mm_hashes"]["image"]):
             return "the same image has the same hash with and without pruning, so caches would mix them up"
     return None
+
+
+def _can_be_rebuilt(patches: Tensor, mask: Tensor, grid: Tensor, patch_order: str) -> bool:
+    """Whether every dropped block of an image equals a kept one: a look at all of them, not at the rule."""
+    of_block = patches_of(torch.arange(len(mask)), grid, patch_order)
+    blocks = [patches[of_block == n].contiguous().view(torch.uint8).numpy().tobytes() for n in range(len(mask))]
+    kept = {block for block, stays in zip(blocks, mask.tolist(), strict=True) if stays}
+    return kept.issuperset(blocks)
 
 
 def _equal(first: Any, second: Any) -> bool:
@@ -110,7 +120,7 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def patches_of(mask: Tensor, grid: Tensor, patch_order: str) -> Tensor:
-    """Which patches of an image belong to kept blocks, bool (n,), from the mask of its blocks (N,).
+    """From one value for each block of an image (N,), such as its keep mask, to one for each patch (n,).
 
     Example: two blocks of 2 x 2 patches next to each other, of which the left one is kept.
         >>> patches_of(torch.tensor([True, False]), torch.tensor([1, 2, 4]), "row").int().tolist()

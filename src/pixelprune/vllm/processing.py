@@ -29,6 +29,8 @@ from pixelprune.vllm.seams import ProcessorSeam
 _log = logging.getLogger("vllm.pixelprune")
 
 _RAW = {"do_rescale": False, "do_normalize": False}
+# The options of an image processor that decide how pixels are normalized.
+_NORMALIZING = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"}
 
 
 @dataclass
@@ -124,9 +126,12 @@ class PruningProcessor(ProcessorSeam, Contract):
         given, grids = output["pixel_values"], output["image_grid_thw"]
         if normalize is None:
             values, keep = self._pruner.prune(given, grids, config, log=_log)
+            values = values.to(given[0].dtype)  # some processors put bytes into floats
         else:
             image_processor = self.info.get_hf_processor(**normalize).image_processor
-            options = normalize.get("images_kwargs", {})
+            asked = self.info.ctx.get_merged_mm_kwargs(normalize)  # over those of the engine
+            flat = {name: value for name, value in asked.items() if name in _NORMALIZING}
+            options = {**flat, **asked.get("images_kwargs", {})}
             values, keep = self._pruner.prune(given, grids, config, image_processor, options, _log)
             values = values.to(self.info.ctx.model_config.dtype)
         _log.debug("%d of %d visual tokens are kept (images: %d)", sum(keep.counts), sum(keep.totals), len(keep.counts))
