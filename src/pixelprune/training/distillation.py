@@ -22,6 +22,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 
 from pixelprune.training.collator import IGNORED, check_aligned
 from pixelprune.training.config import SelfDistillationConfig
+from pixelprune.training.sharding import is_sharded, sharded_head
 from pixelprune.training.trainer import SFTTrainer
 from pixelprune.transformers import enable
 from pixelprune.transformers.switch import inner_model
@@ -200,13 +201,10 @@ def head_of(model: Any, base: bool = False) -> Callable[[Tensor], Tensor]:
     config = model.config.get_text_config()
     scale, cap = getattr(config, "output_multiplier", None), getattr(config, "final_logit_softcapping", None)
 
+    apply = sharded_head(head) if is_sharded(head) else lambda states: head(states.to(head.weight.dtype))
+
     def logits(states: Tensor) -> Tensor:
-        weight = head.weight
-        if hasattr(weight, "full_tensor"):  # sharded
-            bias = None if head.bias is None else head.bias.full_tensor()
-            values = F.linear(states, weight.full_tensor().to(states.dtype), bias)
-        else:
-            values = head(states.to(weight.dtype))
+        values = apply(states)
         values = values.float() * (1.0 if scale is None else scale)
         return values if cap is None else cap * torch.tanh(values / cap)
 

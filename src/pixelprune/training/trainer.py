@@ -15,6 +15,7 @@ from pixelprune.training.collator import Collator
 from pixelprune.training.config import SFTConfig
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
+from pixelprune.training.sharding import gather_head_in_forward
 from pixelprune.transformers import is_enabled
 from pixelprune.transformers.switch import inner_model
 
@@ -66,6 +67,8 @@ class SFTTrainer(trl.SFTTrainer):
             processing_class=processing_class,
             **options,
         )
+        if self.is_fsdp_enabled:
+            gather_head_in_forward(inner_model(self.model))
         self.data_collator = Collator(self.data_collator, self._has_teacher())
         self._lengths: list[int] | None = None
         if isinstance(train_dataset, Dataset):

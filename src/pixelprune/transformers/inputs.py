@@ -75,7 +75,7 @@ def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: boo
         )
     cached = caches.length(inputs.get("past_key_values"))
     # What comes as vectors was never pruned here, so stock code goes on from a cache as it always does.
-    if keep.everything and (embedded is not None or not cached):
+    if embedded is not None or (keep.everything and not cached and not _in_step()):
         return inputs, False
     call, inputs = find_placeholders(model, family, inputs, keep.to(grids.device), cached, generating)
     if family.positions == "mrope":
@@ -85,6 +85,16 @@ def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: boo
         if inputs.get("position_ids") is None:
             inputs = {**inputs, "position_ids": positions}
     return encode_new(call, inputs), True
+
+
+def _in_step() -> bool:
+    """Whether there are several processes, which gather sharded weights (FSDP, ZeRO-3) from each other in one order.
+
+    Stock code embeds tokens before it runs the encoder, and after it if it gets features: a process whose images drop
+    nothing must not differ from the others.
+    """
+    group = torch.distributed
+    return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
 
 
 def find_placeholders(
