@@ -109,11 +109,20 @@ class PruningProcessor(ProcessorSeam, Contract):
             return super()._apply_hf_processor_main(mm_items, rest)  # type: ignore[misc]
         check_bytes(list(mm_items["image"].get_processor_data().get("images", [])))
         raw = self.gives_bytes or self.info.ctx.get_mm_config().mm_device_do_normalize
-        asked = rest if raw else {**rest, "images_kwargs": {**rest.get("images_kwargs", {}), **_RAW}}
-        output = super()._apply_hf_processor_main(mm_items, asked)  # type: ignore[misc]
+        output = super()._apply_hf_processor_main(mm_items, rest if raw else self._in_bytes(rest))  # type: ignore[misc]
         if "pixel_values" in output:
             self._prune(output, config, None if raw else rest)
         return output
+
+    def _in_bytes(self: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of a request that make the stock processor leave pixels as they are, whatever those ask for."""
+        engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
+        # An option may stand alone or among those for images, not in both places.
+        alone = {name: value for name, value in _RAW.items() if name in engine}
+        others = {name: value for name, value in options.items() if name not in _RAW}
+        of_images = {name: value for name, value in options.get("images_kwargs", {}).items() if name not in _RAW}
+        rest = {name: value for name, value in _RAW.items() if name not in alone}
+        return {**others, **alone, "images_kwargs": {**of_images, **rest}}
 
     def _prune(self: Any, output: Any, config: PruneConfig, normalize: dict[str, Any] | None) -> None:
         """Leave kept patches in `output`, and the keep mask of each image unless nothing is dropped from any.
