@@ -91,16 +91,14 @@ def places(model: Any) -> Change:
     return changed(model, "_keep_mask", broken)
 
 
-def one_sequence(model: Any) -> Change:
+def one_sequence(_: Any) -> Change:
     """All images of a batch look at each other."""
 
     def broken(stock: Any) -> Any:
         return lambda lengths, sequences=None: stock([sum(lengths)], sequences)
 
-    from pixelprune.vllm import towers
-
     stack = ExitStack()
-    for module in (towers, import_module(model.__module__)):
+    for module in [module for name, module in sys.modules.items() if name.startswith("pixelprune.vllm.")]:
         if hasattr(module, "cumulative_lengths"):
             stack.enter_context(changed(module, "cumulative_lengths", broken))
     return stack
