@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests.support.tiny_models import ALL, Tiny, build
+from tests.support.tiny_models import ALL, Tiny, build, module_of
 
 TEXT = [
     "read the total of this page and say what it is",
@@ -208,3 +210,18 @@ def model_and_processor(
                 setattr(config, attribute, token)
 
     return build(tiny, attention, change=change, **({"experts_implementation": experts} if experts else {})), processor
+
+
+def enabled_or_skip(name: str) -> tuple[Any, Any, Any, Any]:
+    """A stock model and its processor, and enabled copies of both; skips what the installed transformers cannot run."""
+    from pixelprune.transformers import enable  # not with every version of vLLM, which needs checkpoints too
+
+    if module_of(ALL[name]) is None:
+        pytest.skip(f"this transformers has no {name}")
+    stock = model_and_processor(name)
+    try:
+        return *stock, *enable(*copy.deepcopy(stock), threshold=0.02)
+    except (ValueError, RuntimeError) as error:
+        if "upgrade transformers" in str(error) or "use an older transformers" in str(error):
+            pytest.skip(f"refused with this transformers: {error}")
+        raise

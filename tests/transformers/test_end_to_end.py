@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import pixelprune
 from pixelprune.images.samples import sample_path
-from pixelprune.transformers import enable, families, kept
+from pixelprune.transformers import families, kept
 from tests.support import oracle
-from tests.support.checkpoints import KITS, model_and_processor
+from tests.support.checkpoints import KITS, enabled_or_skip, model_and_processor
 from tests.support.prompts import Prompt, known
 from tests.support.rounding import difference, limit, nudged, settled
-from tests.support.tiny_models import ALL, module_of
+from tests.support.tiny_models import ALL
 
 NAMES = list(KITS)
 
@@ -42,15 +41,7 @@ def stock_prompt(inputs: Any, image_token: int, image_kept: torch.Tensor, merge:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_picture_to_logits(name: str, pictures: list) -> None:
-    if module_of(ALL[name]) is None:
-        pytest.skip(f"this transformers has no {name}")
-    stock, stock_processor = model_and_processor(name)
-    try:
-        model, processor = enable(copy.deepcopy(stock), copy.deepcopy(stock_processor), threshold=0.02)
-    except (ValueError, RuntimeError) as error:
-        if "upgrade transformers" in str(error) or "use an older transformers" in str(error):
-            pytest.skip(f"refused with this transformers: {error}")
-        raise
+    stock, stock_processor, model, processor = enabled_or_skip(name)
     token = processor.image_token
     start, end = ("<|vision_start|>", "<|vision_end|>") if "omni" in name else ("", "")
     text = [f"read {start}{token}{end} and {start}{token}{end} now", f"say {start}{token}{end} what", "the quick fox"]

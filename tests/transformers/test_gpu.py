@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -10,25 +9,11 @@ import torch
 from PIL import Image
 
 from pixelprune.images.samples import sample_path
-from pixelprune.transformers import enable, kept
-from tests.support.checkpoints import KITS, model_and_processor
+from pixelprune.transformers import kept
+from tests.support.checkpoints import KITS, enabled_or_skip
 from tests.support.rounding import MARGIN, difference
-from tests.support.tiny_models import ALL, module_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
-
-
-def case(name: str) -> tuple[Any, Any, Any]:
-    """A stock model, an enabled one with its processor; skips what this transformers cannot run."""
-    if module_of(ALL[name]) is None:
-        pytest.skip(f"this transformers has no {name}")
-    stock, processor = model_and_processor(name)
-    try:
-        return stock, *enable(copy.deepcopy(stock), processor, threshold=0.02)
-    except (ValueError, RuntimeError) as error:
-        if "upgrade transformers" in str(error) or "use an older transformers" in str(error):
-            pytest.skip(f"refused with this transformers: {error}")
-        raise
 
 
 def inputs_of(name: str, processor: Any, **options: Any) -> Any:
@@ -43,7 +28,7 @@ def inputs_of(name: str, processor: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("name", KITS)
 @torch.no_grad()
 def test_same_as_on_the_cpu(name: str) -> None:
-    stock, model, processor = case(name)
+    stock, _, model, processor = enabled_or_skip(name)
     full, inputs = inputs_of(name, processor, pixelprune=False), inputs_of(name, processor)
     assert 0 < kept(inputs)[0].retain_ratio < 1
     here = [stock(**full, use_cache=False).logits, model(**inputs, use_cache=False).logits]
@@ -61,7 +46,7 @@ def test_same_as_on_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "glm4v"])
 def test_training_step(name: str) -> None:
     """Gradients of a pruned batch are as near to those on the CPU as those of an unpruned one."""
-    _, model, processor = case(name)
+    _, _, model, processor = enabled_or_skip(name)
     apart = []
     for options in ({"pixelprune": False}, {}):
         gradients = []

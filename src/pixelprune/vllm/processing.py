@@ -135,7 +135,6 @@ class PruningProcessor(ProcessorSeam, Contract):
         given, grids = output["pixel_values"], output["image_grid_thw"]
         if normalize is None:
             values, keep = self._pruner.prune(given, grids, config, log=_log)
-            values = values.to(given[0].dtype)  # some processors put bytes into floats
         else:
             image_processor = self.info.get_hf_processor(**normalize).image_processor
             asked = self.info.ctx.get_merged_mm_kwargs(normalize)  # over those of the engine
@@ -145,8 +144,10 @@ class PruningProcessor(ProcessorSeam, Contract):
             values = values.to(self.info.ctx.model_config.dtype)
         _log.debug("%d of %d visual tokens are kept (images: %d)", sum(keep.counts), sum(keep.totals), len(keep.counts))
         if not keep.everything:
+            # Some processors put bytes into floats, and the worker gets what it gets without pruning.
+            output["pixel_values"] = values.to(given[0].dtype) if normalize is None else values
             # Images are cached one by one, so no mask may share memory with another.
-            output["pixel_values"], output[IMAGE_KEPT] = values, [part.clone() for part in keep.parts]
+            output[IMAGE_KEPT] = [part.clone() for part in keep.parts]
         elif normalize is not None:
             # Without a mask, a photograph goes the stock way, and costs what it costs there.
             separate = not isinstance(given, Tensor)
