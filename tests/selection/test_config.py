@@ -15,12 +15,20 @@ from tests.support.strategies import METRICS, PREDICTORS
 
 def test_defaults_lose_nothing() -> None:
     assert PruneConfig() == PruneConfig(
-        threshold=0.0, metric="max", predictor="pred2d", max_tokens=None, max_threshold=0.1
+        threshold=0.0,
+        metric="max",
+        predictor="pred2d",
+        max_tokens=None,
+        max_threshold=0.1,
+        restore=0.0,
+        min_tokens=None,
     )
 
 
 def test_round_trips() -> None:
-    config = PruneConfig(threshold=0.02, metric="rmse", predictor="raster", max_tokens=900, max_threshold=0.2)
+    config = PruneConfig(
+        threshold=0.02, metric="rmse", predictor="raster", max_tokens=900, max_threshold=0.2, restore=0.5
+    )
     assert PruneConfig.from_dict(config.to_dict()) == config
     assert PruneConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json()) == config.to_dict()
@@ -62,13 +70,22 @@ def test_is_frozen_and_hashable() -> None:
         ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, got 0; leave it out for no budget"),
         ({"max_tokens": 2.5}, r"max_tokens must be a whole number of at least 1, got 2\.5; leave it out"),
         ({"max_tokens": True}, "max_tokens must be .*, got True"),
+        ({"restore": 25}, r"restore must be a number in \[0, 1\], got 25; divide percent by 100$"),
+        ({"restore": -0.5}, r"restore must be a number in \[0, 1\], got -0\.5$"),
+        ({"min_tokens": 0}, "min_tokens must be a whole number of at least 1, got 0; leave it out for no floor$"),
+        ({"min_tokens": "64"}, "min_tokens must be a whole number of at least 1, got '64'; leave it out"),
+        (
+            {"min_tokens": 65, "max_tokens": 64},
+            r"min_tokens must be at most the token budget \(64\), got 65; lower it or raise the budget$",
+        ),
         (
             {"threshold": 0.3, "max_tokens": 9},
             r"max_threshold must be at least the threshold \(0\.3\) when there is a token budget, got 0\.1; raise it",
         ),
         (
             {"treshold": 0, "x": 1},
-            "unknown option 'treshold', 'x'; known options: threshold, metric, predictor, max_tokens, max_threshold",
+            "unknown option 'treshold', 'x'; known options: threshold, metric, predictor, max_tokens, max_threshold, "
+            "restore, min_tokens$",
         ),
     ],
 )
@@ -81,7 +98,7 @@ def test_every_option_has_one_description() -> None:
     rows = option_rows()
     assert [row.name for row in rows] == [field.name for field in fields(PruneConfig)]
     assert {row.name: row.default for row in rows} == PruneConfig().to_dict()
-    assert [row.type for row in rows] == ["float", "str", "str", "int | None", "float"]
+    assert [row.type for row in rows] == ["float", "str", "str", "int | None", "float", "float", "int | None"]
     for row in rows:
         assert re.fullmatch(r"\S.{20,}[^.]\.", row.help), "one sentence with a period"
         assert option_help(row.name) == row.help

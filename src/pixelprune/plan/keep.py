@@ -1,4 +1,4 @@
-"""The keep mask of a prompt's images: made once at the edge of an adapter, and carried through it."""
+"""A mask over the blocks of a prompt's images: which are kept, or which have a token."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# The name under which a keep mask travels among a model's inputs: bool (N,), all images in prompt order.
-IMAGE_KEPT = "image_kept"
-
 
 @dataclass(frozen=True, eq=False)
 class KeepMask:
-    """Which blocks of each item (an image) are kept.
+    """Which blocks of each item (an image) are kept. All else in this layer asks about one such mask.
 
     Attributes:
         mask: bool (N,), the blocks of all items in prompt order; within an item slice by slice, each row-major.
@@ -44,14 +41,7 @@ class KeepMask:
         Raises:
             ValueError: a grid has no patches, its sides are not multiples of m, or the mask does not fit the grids.
         """
-        sizes = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
-        if any(min(size) < 1 or any(side % merge for side in size[1:]) for size in sizes):
-            raise ValueError(
-                f"grid_thw must have frames and sides of at least 1, and sides that are multiples of {merge}, "
-                f"got {[list(size) for size in sizes]}"
-            )
-        shapes = tuple((frames, height // merge, width // merge) for frames, height, width in sizes)
-        return cls(mask if isinstance(mask, Tensor) else _joined(mask), shapes)
+        return cls(mask if isinstance(mask, Tensor) else joined(mask), shapes_of(grid_thw, merge))
 
     @property
     def totals(self) -> list[int]:
@@ -75,7 +65,7 @@ class KeepMask:
 
     def only(self, items: Sequence[int]) -> KeepMask:
         """The mask of some items, by their places."""
-        return KeepMask(_joined([self.parts[i] for i in items]), tuple(self.shapes[i] for i in items))
+        return KeepMask(joined([self.parts[i] for i in items]), tuple(self.shapes[i] for i in items))
 
     def to(self, device: torch.device) -> KeepMask:
         """The mask on `device`."""
@@ -110,12 +100,27 @@ class KeepMask:
             part.view(shape).repeat_interleave(merge, 1).repeat_interleave(merge, 2).flatten()  # (T·R·m·C·m,)
             for part, shape in zip(self.parts, self.shapes, strict=True)
         ]
-        return _joined(by_patch).nonzero()[:, 0]
+        return joined(by_patch).nonzero()[:, 0]
 
 
-def _joined(masks: Sequence[Tensor]) -> Tensor:
-    """Masks in one; vLLM asks about no image at all, too."""
-    return torch.cat(list(masks)) if len(masks) else torch.empty(0, dtype=torch.bool)
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """What each item has, in one; vLLM asks about no image at all, too."""
+    return torch.cat(list(parts)) if len(parts) else torch.empty(0, dtype=torch.bool)
+
+
+def shapes_of(grid_thw: Tensor | Sequence[Sequence[int]], merge: int) -> tuple[tuple[int, int, int], ...]:
+    """(T, R, C) of each item, from grids (n, 3) of frames, rows and columns of patches; `merge` is m.
+
+    Raises:
+        ValueError: a grid has no patches, or its sides are not multiples of m.
+    """
+    sizes = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
+    if any(min(size) < 1 or any(side % merge for side in size[1:]) for size in sizes):
+        raise ValueError(
+            f"grid_thw must have frames and sides of at least 1, and sides that are multiples of {merge}, "
+            f"got {[list(size) for size in sizes]}"
+        )
+    return tuple((frames, height // merge, width // merge) for frames, height, width in sizes)
 
 
 def merge_size(grid_thw: Tensor, blocks: int) -> int:

@@ -18,7 +18,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import TokenMap
 from pixelprune.selection.config import PruneConfig
 from pixelprune.selection.select import select_patches
 
@@ -83,8 +83,8 @@ class ImagePruner:
         image_processor: Any = None,
         options: Mapping[str, Any] = MappingProxyType({}),
         log: logging.Logger = _log,
-    ) -> tuple[Tensor, KeepMask]:
-        """The patches of kept blocks, and the keep mask.
+    ) -> tuple[Tensor, TokenMap]:
+        """The patches of kept blocks, and the token map.
 
         Args:
             patches: (n, …), the stock patches of all images, not normalized; or those of each image.
@@ -95,21 +95,23 @@ class ImagePruner:
             log: where to report a budget that cannot be met.
 
         Returns:
-            (K·m², …) in the processor's order, uint8 or normalized; and the mask of all images.
+            (K·m², …) in the processor's order, uint8 or normalized; and the map of all images.
 
         Raises:
             ValueError: the values of `patches` are not 8-bit.
         """
         stock = in_bytes(patches)
-        keep = self._select(stock.cpu(), grids, config, log)
-        rows = None if keep.everything else keep.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
+        tokens = self._select(stock.cpu(), grids, config, log)
+        rows = None
+        if not tokens.everything:
+            rows = tokens.encoded.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
         if image_processor is not None:
-            return normalized(image_processor, self.layout, stock, rows, options), keep
-        return stock if rows is None else stock[rows], keep
+            return normalized(image_processor, self.layout, stock, rows, options), tokens
+        return stock if rows is None else stock[rows], tokens
 
-    def _select(self, patches: Tensor, grids: Tensor, config: PruneConfig, log: logging.Logger) -> KeepMask:
+    def _select(self, patches: Tensor, grids: Tensor, config: PruneConfig, log: logging.Logger) -> TokenMap:
         flat, layout = patches.flatten(1).numpy(), self.layout
-        masks, shapes, start = [], [], 0
+        maps, shapes, start = [], [], 0
         for image, (_, height, width) in enumerate(grids.tolist()):
             part = flat[start : start + height * width]
             start += height * width
@@ -124,9 +126,9 @@ class ImagePruner:
                     config.max_threshold,
                     config.max_tokens,
                 )
-            masks.append(selection.keep.ravel())
+            maps.append(selection.token_map.ravel())
             shapes.append((1, *selection.grid))
-        return KeepMask(torch.from_numpy(np.concatenate(masks)), tuple(shapes))
+        return TokenMap(torch.from_numpy(np.concatenate(maps)), tuple(shapes))
 
 
 def stock_patches(preprocess: Any, images: Any, **options: Any) -> Any:

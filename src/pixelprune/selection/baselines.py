@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pixelprune.selection._blocks import Image, Source, in_blocks
 from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.copies import count_copies
 from pixelprune.selection.metrics import limit, totals
 from pixelprune.selection.select import Selection, select
 
@@ -74,6 +75,7 @@ def components(image: Image, config: PruneConfig = PruneConfig(), *, block: int 
         keep=keep.reshape(selection.grid),
         source=_shaped(np.where(keep, np.arange(selection.total), first), selection),
         budget_met=config.max_tokens is None or int(np.count_nonzero(keep)) <= config.max_tokens,
+        copies=count_copies(int(np.count_nonzero(keep)), selection.total, config),
     )
 
 

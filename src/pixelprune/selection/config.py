@@ -13,6 +13,13 @@ import numpy as np
 from pixelprune.selection import metrics, predictors
 from pixelprune.selection.errors import OptionError, listed
 
+# What numbers above 1 are likely meant to be.
+_FRACTIONS = {
+    "threshold": "divide gray levels by 255",
+    "max_threshold": "divide gray levels by 255",
+    "restore": "divide percent by 100",
+}
+
 
 def _option(default: Any, text: str) -> Any:
     """A field with the one description that commands and documentation show for it."""
@@ -30,9 +37,17 @@ class PruneConfig:
             "max" (largest |Δ|), "mae" (mean |Δ|) or "rmse" (root of the mean of Δ²).
         predictor: name of the rule that predicts a block: "pred2d", "raster", "serpentine", or one
             that was added with `pixelprune.predictors.register`.
-        max_tokens: upper bound on the kept blocks of one image. The smallest τ from `threshold` to
-            `max_threshold` that meets it is used. None: no budget, `threshold` alone counts.
+        max_tokens: upper bound on the visual tokens of one image. The smallest τ from `threshold` to
+            `max_threshold` that keeps no more blocks is used. None: no budget, `threshold` alone counts.
         max_threshold: the largest τ that a budget may lead to; it has no effect without one.
+        restore: share of the dropped blocks, in [0, 1], that come back after the encoder, evenly spaced. Each is a copy
+            of the feature of the block that rebuilds it, so the encoder does not compute it. 0: none; 1: the language
+            model gets every token.
+        min_tokens: lower bound on the visual tokens of one image, filled with more such copies; an image that has fewer
+            blocks gets a token for each. None: no floor.
+
+    τ, raised for `max_tokens` if need be, decides which blocks are kept; then copies are added for `restore` and
+    `min_tokens`, as many as `max_tokens` leaves room for.
 
     Raises:
         OptionError: a field is out of its range, or a name is not known. It is a ValueError.
@@ -59,21 +74,39 @@ class PruneConfig:
         None, "Token budget: maximum number of visual tokens per image; τ is raised as needed to meet it."
     )
     max_threshold: float = _option(0.1, "Upper limit of τ when a token budget raises it.")
+    restore: float = _option(
+        0.0,
+        "Share of the dropped blocks (0 to 1) that come back after the encoder, evenly spaced, as copies of features.",
+    )
+    min_tokens: int | None = _option(None, "Minimum number of visual tokens per image; copies fill what is missing.")
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "max_threshold"):
-            object.__setattr__(self, name, _fraction(name, getattr(self, name)))
+        for name, hint in _FRACTIONS.items():
+            object.__setattr__(self, name, _fraction(name, getattr(self, name), hint))
         metrics.get(self.metric)
         predictors.get(self.predictor)
-        if self.max_tokens is not None:
-            object.__setattr__(self, "max_tokens", _budget(self.max_tokens))
-            if self.threshold > self.max_threshold:
-                raise OptionError(
-                    "max_threshold",
-                    f"must be at least the threshold ({self.threshold:g}) when there is a token budget, "
-                    f"got {self.max_threshold:g}",
-                    "raise it or lower the threshold",
-                )
+        for name, without in (("max_tokens", "no budget"), ("min_tokens", "no floor")):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _count(name, getattr(self, name), without))
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """Raise an OptionError if options contradict each other."""
+        if self.max_tokens is None:
+            return
+        if self.threshold > self.max_threshold:
+            raise OptionError(
+                "max_threshold",
+                f"must be at least the threshold ({self.threshold:g}) when there is a token budget, "
+                f"got {self.max_threshold:g}",
+                "raise it or lower the threshold",
+            )
+        if self.min_tokens is not None and self.min_tokens > self.max_tokens:
+            raise OptionError(
+                "min_tokens",
+                f"must be at most the token budget ({self.max_tokens}), got {self.min_tokens}",
+                "lower it or raise the budget",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain Python values."""
@@ -125,8 +158,8 @@ def resolve(requested: Any, config: PruneConfig | None) -> PruneConfig | None:
         ValueError: `requested` is something else, or has an unknown option or a value out of range.
 
     Example:
-        >>> resolve({"threshold": 0.02}, PruneConfig(metric="mae"))
-        PruneConfig(threshold=0.02, metric='mae', predictor='pred2d', max_tokens=None, max_threshold=0.1)
+        >>> resolve({"threshold": 0.02}, PruneConfig(metric="mae")) == PruneConfig(threshold=0.02, metric="mae")
+        True
         >>> resolve(False, PruneConfig()) is None
         True
     """
@@ -177,19 +210,16 @@ def option_rows() -> list[OptionRow]:
     ]
 
 
-def _fraction(name: str, value: Any) -> float:
+def _fraction(name: str, value: Any, hint: str) -> float:
     plain = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     number = value if plain else math.nan
     if 0 <= number <= 1:
         return abs(float(number))  # no −0.0
-    hint = "divide gray levels by 255" if 1 < number < math.inf else ""
-    raise OptionError(name, f"must be a number in [0, 1], got {value!r}", hint)
+    raise OptionError(name, f"must be a number in [0, 1], got {value!r}", hint if 1 < number < math.inf else "")
 
 
-def _budget(value: Any) -> int:
+def _count(name: str, value: Any, without: str) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if whole and value >= 1:
         return int(value)
-    raise OptionError(
-        "max_tokens", f"must be a whole number of at least 1, got {value!r}", "leave it out for no budget"
-    )
+    raise OptionError(name, f"must be a whole number of at least 1, got {value!r}", f"leave it out for {without}")

@@ -14,6 +14,7 @@ from pixelprune.selection import predictors
 from pixelprune.selection._blocks import Cell, Image, Source, block_at, channels, with_contiguous_rows
 from pixelprune.selection._engine import find_sources
 from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.copies import count_copies, spread
 from pixelprune.selection.metrics import METRICS, gray_levels, on_unit_scale, totals
 
 
@@ -28,11 +29,14 @@ class Selection:
         block: B, side of a block in pixels.
         threshold: τ in force, in [0, 1]; with a budget it can be above the configured one.
         budget_met: whether at most `max_tokens` blocks are kept; True if there is no budget.
+        copies: how many of the dropped blocks come back after the encoder, as copies of features.
 
     Example:
         >>> import numpy as np
         >>> select(np.zeros((64, 96), np.uint8))
         <Selection: 1 of 6 blocks kept, grid (2, 3), threshold 0>
+        >>> select(np.zeros((64, 96), np.uint8), PruneConfig(min_tokens=3))
+        <Selection: 1 of 6 blocks kept, 2 copies, grid (2, 3), threshold 0>
     """
 
     keep: npt.NDArray[np.bool_]
@@ -40,9 +44,12 @@ class Selection:
     block: int
     threshold: float
     budget_met: bool = True
+    copies: int = 0
 
     def __repr__(self) -> str:
-        return f"<Selection: {self.kept} of {self.total} blocks kept, grid {self.grid}, threshold {self.threshold:g}>"
+        copies = f", {self.copies} copies" if self.copies else ""
+        kept = f"{self.kept} of {self.total} blocks kept{copies}"
+        return f"<Selection: {kept}, grid {self.grid}, threshold {self.threshold:g}>"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -57,8 +64,13 @@ class Selection:
 
     @property
     def kept(self) -> int:
-        """K, the kept blocks: the visual tokens that are left."""
+        """K, the kept blocks: what the encoder computes."""
         return int(np.count_nonzero(self.keep))
+
+    @property
+    def tokens(self) -> int:
+        """L, kept blocks and copies: the visual tokens that the language model gets."""
+        return self.kept + self.copies
 
     @property
     def retain_ratio(self) -> float:
@@ -69,6 +81,23 @@ class Selection:
     def indices(self) -> npt.NDArray[np.intp]:
         """Row-major indices of the kept blocks, ascending, (K,)."""
         return np.flatnonzero(self.keep)
+
+    @property
+    def restored(self) -> npt.NDArray[np.bool_]:
+        """Bool (R, C), True at the dropped blocks that come back: `copies` of them, evenly spaced."""
+        return spread(self.keep, self.copies)
+
+    @property
+    def token_map(self) -> npt.NDArray[np.int32]:
+        """Int32 (R, C), the row-major index of the kept block whose feature stands at each block; −1 where no token is.
+
+        Example:
+            >>> import numpy as np
+            >>> select(np.zeros((64, 96), np.uint8), PruneConfig(min_tokens=3)).token_map
+            array([[ 0, -1,  0],
+                   [-1,  0, -1]], dtype=int32)
+        """
+        return np.where(self.keep | self.restored, self.source, np.int32(-1))
 
 
 def select(image: Image, config: PruneConfig = PruneConfig(), *, block: int = 32) -> Selection:
@@ -211,7 +240,8 @@ def _select_at(threshold: float, image: Image, cell: Cell, config: PruneConfig, 
     predictor = predictors.get(config.predictor)
     source = find_sources(image, cell, predictor, threshold, config.metric)
     keep = source.ravel() == np.arange(source.size, dtype=np.int32)
-    return Selection(keep.reshape(source.shape), source, block, threshold)
+    copies = count_copies(int(np.count_nonzero(keep)), keep.size, config)
+    return Selection(keep.reshape(source.shape), source, block, threshold, copies=copies)
 
 
 def _ladder(config: PruneConfig) -> Iterator[float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.exporters.utils import precompute_export_inputs
 
-from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import TokenMap
 from pixelprune.plan.tokens import KeptPatches, cumulative_lengths, keep_patches, keep_windows
 from pixelprune.transformers.families import Family
 
@@ -21,23 +21,23 @@ _KNOWN = _PER_PATCH | _LENGTHS | _WINDOWS | _GATHERS
 
 
 def encode_images(
-    model: Any, family: Family, pixel_values: Tensor, grid_thw: Tensor, keep: KeepMask, merge_sizes: Tensor | None
+    model: Any, family: Family, pixel_values: Tensor, grid_thw: Tensor, tokens: TokenMap, merge_sizes: Tensor | None
 ) -> Any:
-    """Features of the kept blocks, as the stock `forward` and `generate` take them.
+    """Features of the tokens of images, as the stock `forward` and `generate` take them.
 
     Args:
         model: the model, of any head.
         family: its entry.
         pixel_values: kept patches in the processor's order, (K·m², …).
         grid_thw: (n, 3), true grids.
-        keep: the mask of the images.
+        tokens: the map of the images.
         merge_sizes: (n,) where the model takes it as an input, else None.
 
     Returns:
-        The output of `get_image_features`, one feature per kept block: a new object at each call,
-        since beam search expands it in place.
+        The output of `get_image_features`, one feature per token: a new object at each call, since beam search
+        expands it in place.
     """
-    base = model.base_model
+    base, keep = model.base_model, tokens.encoded
     merge = family.merge_size(model, merge_sizes)
     patches = keep_patches(keep, merge, family.patch_order, family.regrouped)
     lengths = torch.tensor(keep.counts, device=grid_thw.device)  # (images,)
@@ -53,7 +53,7 @@ def encode_images(
     rows = patches.from_processor
     pixel_values = pixel_values if rows is None else pixel_values[rows.to(pixel_values.device)]
     output = base.get_image_features(pixel_values, grids, **per_image, **tower_inputs, return_dict=True)
-    return _without_empty_images(output)
+    return _with_copies(_without_empty_images(output), tokens)
 
 
 def _tower_inputs(
@@ -113,4 +113,11 @@ def _without_empty_images(output: Any) -> Any:
     output.pooler_output = tuple(part for part in output.pooler_output if len(part))
     if getattr(output, "deepstack_features", None):
         output.deepstack_features = [[part for part in layer if len(part)] for layer in output.deepstack_features]
+    return output
+
+
+def _with_copies(output: Any, tokens: TokenMap) -> Any:
+    output.pooler_output = tuple(tokens.with_copies(output.pooler_output))
+    if getattr(output, "deepstack_features", None):
+        output.deepstack_features = [tokens.with_copies(layer) for layer in output.deepstack_features]
     return output

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import TokenMap
 from pixelprune.transformers import caches
 from pixelprune.transformers.encoding import encode_images
 from pixelprune.transformers.families import Family, family_of
@@ -29,15 +29,15 @@ class Call:
     Attributes:
         model: the model, of any head.
         family: its entry.
-        keep: the mask of all images of the call.
-        is_image: bool (batch, S), the placeholders of kept blocks.
+        tokens: the map of all images of the call.
+        is_image: bool (batch, S), the placeholders of images.
         cached: tokens that the cache holds.
         from_start: whether `input_ids` begin where the conversation does, and not behind the cache.
     """
 
     model: Any
     family: Family
-    keep: KeepMask
+    tokens: TokenMap
     is_image: Tensor
     cached: int
     from_start: bool
@@ -48,13 +48,13 @@ class Call:
         return bool(self.cached) and self.from_start
 
 
-def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: bool = False) -> tuple[Inputs, bool]:
+def stock_inputs(model: Any, inputs: Inputs, image_map: Tensor, generating: bool = False) -> tuple[Inputs, bool]:
     """What the stock `forward` (or `generate`) takes, from the inputs of a pruning processor.
 
     Args:
         model: the model, of any head.
         inputs: the arguments of the call, by name.
-        image_kept: bool (N,), the keep mask of all images.
+        image_map: int32 (N,), the token map of all images.
         generating: whether they are those of `generate`.
 
     Returns:
@@ -66,18 +66,18 @@ def stock_inputs(model: Any, inputs: Inputs, image_kept: Tensor, generating: boo
     family = family_of(model)
     grids = _checked_grids(inputs)
     merge = family.merge_size(model, inputs.get("image_merge_sizes"))
-    keep = _checked_mask(image_kept, grids, inputs.get("pixel_values"), merge)
+    tokens = _checked_map(image_map, grids, inputs.get("pixel_values"), merge)
     embedded = _embedded(inputs)
-    if embedded is not None and not keep.everything:
+    if embedded is not None and not tokens.everything:
         raise ValueError(
             f"{embedded} cannot be pruned, since placeholders are found by their ids and blocks are dropped before "
             "the encoder; pass input_ids and pixel_values, or let the processor keep everything (pixelprune=False)"
         )
     cached = caches.length(inputs.get("past_key_values"))
     # What comes as vectors was never pruned here, so stock code goes on from a cache as it always does.
-    if embedded is not None or (keep.everything and not cached and not _in_step()):
+    if embedded is not None or (tokens.everything and not cached and not _in_step()):
         return inputs, False
-    call, inputs = find_placeholders(model, family, inputs, keep.to(grids.device), cached, generating)
+    call, inputs = find_placeholders(model, family, inputs, tokens.to(grids.device), cached, generating)
     if family.positions == "mrope":
         positions, deltas = positions_of(call, inputs)
         if hasattr(model.base_model, "rope_deltas"):
@@ -98,9 +98,9 @@ def _in_step() -> bool:
 
 
 def find_placeholders(
-    model: Any, family: Family, inputs: Inputs, keep: KeepMask, cached: int, generating: bool
+    model: Any, family: Family, inputs: Inputs, tokens: TokenMap, cached: int, generating: bool
 ) -> tuple[Call, Inputs]:
-    """Match placeholders with kept blocks.
+    """Match placeholders with the tokens of images.
 
     Returns:
         The call, and `inputs`; what the cache holds is cut off those where only images behind it were given.
@@ -112,7 +112,8 @@ def find_placeholders(
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     from_start = not cached or (generating and caches.is_whole(ids, mask))
     _check_attention_mask(mask, ids, 0 if from_start else cached)
-    wanted = sum(keep.counts)
+    lengths = tokens.present.counts
+    wanted = sum(lengths)
     is_image = _is_image(inputs, token)
     if int(is_image.sum()) != wanted and from_start and cached:
         inputs, from_start = _behind_cache(inputs, cached), False
@@ -121,17 +122,17 @@ def find_placeholders(
     _check_hidden(inputs, is_image)
     if found != wanted:
         raise ValueError(
-            f"input_ids hold {found} image placeholders (id {token}), but image_kept keeps {wanted} "
-            "blocks; pass all that the processor returned for these prompts, and truncate none of it"
+            f"input_ids hold {found} image placeholders (id {token}), but image_map has {wanted} "
+            "tokens; pass all that the processor returned for these prompts, and truncate none of it"
         )
-    ends = torch.tensor(keep.counts).cumsum(0)
+    ends = torch.tensor(lengths).cumsum(0)
     ends_of_rows = is_image.sum(1).cpu().cumsum(0)
     if not bool(torch.isin(ends_of_rows[ends_of_rows > 0], ends).all()):
         raise ValueError(
-            "image_kept does not fit input_ids row by row: the blocks of one image would be in two rows; "
+            "image_map does not fit input_ids row by row: the tokens of one image would be in two rows; "
             "put the images of a batch in the order of their prompts"
         )
-    return Call(model, family, keep, is_image, cached, from_start), inputs
+    return Call(model, family, tokens, is_image, cached, from_start), inputs
 
 
 def _check_hidden(inputs: Inputs, is_image: Tensor) -> None:
@@ -166,7 +167,7 @@ def _is_image(inputs: Inputs, token: int) -> Tensor:
 
 
 def positions_of(call: Call, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Positions of kept tokens, and what stock code adds to a count of tokens to go on from there.
+    """Positions of tokens, and what stock code adds to a count of tokens to go on from there.
 
     Returns:
         Long (3, batch, S) and long (batch, 1).
@@ -175,7 +176,7 @@ def positions_of(call: Call, inputs: Inputs) -> tuple[Tensor, Tensor]:
     if not call.from_start and mask is not None:
         inputs = {**inputs, "attention_mask": mask[:, -inputs["input_ids"].shape[1] :]}
     token = _image_token(call.model.config)
-    positions, deltas = mrope_positions(call.model, inputs, token, call.is_image, call.keep)
+    positions, deltas = mrope_positions(call.model, inputs, token, call.is_image, call.tokens.present)
     if call.from_start:
         return positions, deltas
     before = call.cached if mask is None else mask[:, : call.cached].sum(1, keepdim=True)
@@ -191,13 +192,14 @@ def encode_new(call: Call, inputs: Inputs) -> Inputs:
     merge_sizes = inputs.pop("image_merge_sizes", None)
     features = dict(inputs.get("mm_encoder_outputs") or {})
     if new := _new_images(call):
-        keep = call.keep
-        if len(new) < len(keep.shapes):
-            patches = len(pixel_values) // sum(keep.counts)
-            pixels = torch.split(pixel_values, [patches * count for count in keep.counts])
-            pixel_values, keep, grids = torch.cat([pixels[i] for i in new]), keep.only(new), grids[new]
+        tokens = call.tokens
+        if len(new) < len(tokens.shapes):
+            counts = tokens.encoded.counts
+            patches = len(pixel_values) // sum(counts)
+            pixels = torch.split(pixel_values, [patches * count for count in counts])
+            pixel_values, tokens, grids = torch.cat([pixels[i] for i in new]), tokens.only(new), grids[new]
             merge_sizes = None if merge_sizes is None else merge_sizes[new]
-        features["image"] = encode_images(call.model, call.family, pixel_values, grids, keep, merge_sizes)
+        features["image"] = encode_images(call.model, call.family, pixel_values, grids, tokens, merge_sizes)
     if inputs.get("pixel_values_videos") is not None:
         # Stock code takes either pixels or features, for images and videos alike.
         encode, given = _video_inputs(call, inputs)
@@ -209,8 +211,8 @@ def encode_new(call: Call, inputs: Inputs) -> Inputs:
 def _new_images(call: Call) -> Sequence[int]:
     """The images that are not in the cache yet."""
     if not call.repeats_cache:
-        return range(len(call.keep.shapes))
-    columns = torch.split(call.is_image.nonzero()[:, 1], call.keep.counts)
+        return range(len(call.tokens.shapes))
+    columns = torch.split(call.is_image.nonzero()[:, 1], call.tokens.present.counts)
     new = [bool((column >= call.cached).all()) for column in columns]
     begun = [bool((column >= call.cached).any()) for column in columns]
     if new != begun:
@@ -255,7 +257,7 @@ def _checked_grids(inputs: Inputs) -> Tensor:
     needed = ("image_grid_thw",) if _embedded(inputs) else ("pixel_values", "image_grid_thw", "input_ids")
     for name in needed:
         if inputs.get(name) is None:
-            raise ValueError(f"image_kept came without {name}; pass all that the processor returned")
+            raise ValueError(f"image_map came without {name}; pass all that the processor returned")
     if _image_features(inputs) is not None and inputs.get("pixel_values") is not None:
         raise ValueError(
             "pixel_values came with mm_encoder_outputs['image'], which stands for them; pass one of the two"
@@ -269,23 +271,21 @@ def _checked_grids(inputs: Inputs) -> Tensor:
     return grids
 
 
-def _checked_mask(mask: Any, grids: Tensor, pixel_values: Tensor | None, merge: int) -> KeepMask:
+def _checked_map(values: Any, grids: Tensor, pixel_values: Tensor | None, merge: int) -> TokenMap:
     blocks = int(grids.prod(-1).sum()) // merge**2
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (blocks,):
-        got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    if not isinstance(values, Tensor) or values.dtype != torch.int32 or values.shape != (blocks,):
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"image_kept must be a bool tensor of shape ({blocks},), one entry per block of image_grid_thw "
+            f"image_map must be an int32 tensor of shape ({blocks},), one entry per block of image_grid_thw "
             f"{grids.tolist()}, got {got}"
         )
-    keep = KeepMask.of_grids(mask, grids, merge)
-    if 0 in keep.counts:
-        raise ValueError(
-            f"image_kept must keep at least one block of each image, got none of image {keep.counts.index(0)}"
-        )
-    wanted = sum(keep.counts) * merge**2
+    tokens = TokenMap.of_grids(values, grids, merge)
+    if problem := tokens.problem():
+        raise ValueError(f"image_map is not valid: {problem}; pass it as the processor returned it")
+    wanted = sum(tokens.encoded.counts) * merge**2
     if pixel_values is not None and len(pixel_values) != wanted:
         raise ValueError(
-            f"pixel_values must hold the {wanted} patches of the {wanted // merge**2} blocks that image_kept keeps, "
+            f"pixel_values must hold the {wanted} patches of the {wanted // merge**2} blocks that image_map keeps, "
             f"got {len(pixel_values)}; take both from the same call of the processor"
         )
-    return keep
+    return tokens

@@ -1,6 +1,6 @@
 """A model of transformers that takes pruned inputs: one object gets a subclass of its own class.
 
-The subclass adds one named input, `image_kept`, to `forward` and `generate`, turns it and the kept
+The subclass adds one named input, `image_map`, to `forward` and `generate`, turns it and the kept
 pixels into arguments that the stock methods know (`mm_encoder_outputs`, `position_ids`), and calls
 those. `generate` needs it as much as `forward`: it encodes images before it calls `forward`. The model
 without its head (`base_model`) gets the same, since trainers that fuse head and loss call it directly.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.token_map import IMAGE_MAP
 from pixelprune.transformers import caches
 from pixelprune.transformers._disguise import disguised
 from pixelprune.transformers.inputs import stock_inputs
@@ -32,7 +32,7 @@ _generating: ContextVar[Any] = ContextVar("_generating", default=None)
 
 @functools.cache
 def pruned_class(base: Any) -> type:
-    """The subclass of `base` whose instances take `image_kept`."""
+    """The subclass of `base` whose instances take `image_map`."""
     added = {"forward": _pruned_forward(base), "__reduce_ex__": _reduce}
     if hasattr(base, "generate"):
         added["generate"] = _pruned_generate(base)
@@ -43,7 +43,7 @@ def _pruned_forward(base: Any) -> Any:
     signature = inspect.signature(base.forward)
     parameters = list(signature.parameters.values())
     place = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
-    parameters.insert(place, inspect.Parameter("image_kept", inspect.Parameter.KEYWORD_ONLY, default=None))
+    parameters.insert(place, inspect.Parameter("image_map", inspect.Parameter.KEYWORD_ONLY, default=None))
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: other libraries replace methods of stock classes at any time.
@@ -56,7 +56,7 @@ def _pruned_forward(base: Any) -> Any:
 
 
 def _forward(model: Any, stock: Any, args: Any, kwargs: dict[str, Any], signature: Any, wrapped: bool = False) -> Any:
-    """Call `stock`, a forward without `image_kept`, in place of one with it.
+    """Call `stock`, a forward without `image_map`, in place of one with it.
 
     Args:
         model: whose forward it is.
@@ -69,9 +69,9 @@ def _forward(model: Any, stock: Any, args: Any, kwargs: dict[str, Any], signatur
     if args:
         kwargs = {**signature.bind_partial(model, *args).arguments, **kwargs}
         kwargs.pop("self")
-    image_kept, checked = kwargs.pop(IMAGE_KEPT, None), kwargs.pop(_CHECKED, False)
-    if image_kept is not None:
-        kwargs, dropped = stock_inputs(model, kwargs, image_kept)
+    image_map, checked = kwargs.pop(IMAGE_MAP, None), kwargs.pop(_CHECKED, False)
+    if image_map is not None:
+        kwargs, dropped = stock_inputs(model, kwargs, image_map)
         checked = not dropped
     elif not checked:
         _check_pruned(model, kwargs)
@@ -100,19 +100,19 @@ class OwnForward:
 
 def _pruned_generate(base: Any) -> Any:
     def generate(
-        self: Any, inputs: Tensor | None = None, *args: Any, image_kept: Tensor | None = None, **kwargs: Any
+        self: Any, inputs: Tensor | None = None, *args: Any, image_map: Tensor | None = None, **kwargs: Any
     ) -> Any:
         if not hasattr(type(self), "_pixelprune_base"):  # as in _forward
-            kwargs = kwargs if image_kept is None else {**kwargs, IMAGE_KEPT: image_kept}
+            kwargs = kwargs if image_map is None else {**kwargs, IMAGE_MAP: image_map}
             return base.generate(self, inputs, *args, **kwargs)
         if inputs is not None and kwargs.get("pixel_values") is not None:
             kwargs["input_ids"], inputs = inputs, None
         caches.restore(self, kwargs.get("past_key_values"))
         given = {**kwargs, "input_ids": kwargs.get("input_ids", inputs)}
-        if image_kept is not None:
+        if image_map is not None:
             caches.check_prompt(given)
             with torch.no_grad():
-                kwargs, _ = stock_inputs(self, kwargs, image_kept, generating=True)
+                kwargs, _ = stock_inputs(self, kwargs, image_map, generating=True)
         else:
             _check_pruned(self, kwargs)
         # Stock code sets this where it finds positions itself; another thread may set it meanwhile.
@@ -143,7 +143,7 @@ def _check_pruned(model: Any, inputs: dict[str, Any]) -> None:
     """Raise a ValueError if `inputs` hold pixels without a mask, unless stock code passes on what was checked."""
     if inputs.get("pixel_values") is not None and not _is_generating(model):
         raise ValueError(
-            "pixel_values came without image_kept, so they are not from a processor that prunes; pass the "
+            "pixel_values came without image_map, so they are not from a processor that prunes; pass the "
             "processor to pixelprune.transformers.enable too, or the model to pixelprune.transformers.disable"
         )
 

@@ -1,4 +1,4 @@
-"""Where kept tokens stand in the language model: where they stood before pruning."""
+"""Where tokens stand in the language model: where they stood before pruning."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pixelprune.plan.tokens import unpruned_places
 
 
 def mrope_positions(
-    model: Any, inputs: dict[str, Any], image_token: int, is_image: Tensor, keep: KeepMask
+    model: Any, inputs: dict[str, Any], image_token: int, is_image: Tensor, present: KeepMask
 ) -> tuple[Tensor, Tensor]:
-    """Positions of kept tokens from the model's own rope index, asked about the unpruned prompt.
+    """Positions of tokens from the model's own rope index, asked about the unpruned prompt.
 
     Args:
         model: the model, of any head.
         inputs: the arguments of `forward`; `input_ids` (batch, S) and, if there is one,
             `attention_mask` (batch, S).
         image_token: id of the placeholder.
-        is_image: bool (batch, S), the placeholders of kept blocks.
-        keep: the mask of all images.
+        is_image: bool (batch, S), the placeholders of images.
+        present: the mask of the blocks of all images that have a token.
 
     Returns:
         `position_ids` (3, batch, S), 0 at padding, and what is to be added to the count of tokens
@@ -32,7 +32,7 @@ def mrope_positions(
     """
     ids, mask = inputs["input_ids"].cpu(), inputs.get("attention_mask")
     is_token = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
-    places, lengths = unpruned_places(is_image.cpu(), is_token, keep.to(ids.device))  # (batch, S), (batch,)
+    places, lengths = unpruned_places(is_image.cpu(), is_token, present.to(ids.device))  # (batch, S), (batch,)
     columns = torch.arange(int(lengths.max()))
     full_mask = (columns < lengths[:, None]).long()  # (batch, unpruned S)
     full_ids = torch.full_like(full_mask, image_token)
@@ -41,7 +41,7 @@ def mrope_positions(
     full: dict[str, Any] = {"input_ids": full_ids, "attention_mask": full_mask}
     if (types := inputs.get("mm_token_type_ids")) is None:
         types = (ids == image_token).long() + 2 * (ids == getattr(model.config, "video_token_id", None))
-    full_types = full_mask.clone()  # dropped blocks are image tokens, of type 1
+    full_types = full_mask.clone()  # blocks without a token are image tokens, of type 1
     full_types[row[is_token], places[is_token]] = types.cpu().long()[is_token]
     full["mm_token_type_ids"] = full_types
     positions, _ = _rope_index(model, inputs, full)  # (3, batch, unpruned S)

@@ -16,8 +16,9 @@ import numpy as np
 import PIL.Image
 import torch
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.keep import shapes_of
 from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, check_rgb, stock_patches
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.selection.config import PruneConfig, resolve
 from pixelprune.transformers._disguise import disguised
 
@@ -32,7 +33,7 @@ _keeping_all: ContextVar[tuple[Any, ...]] = ContextVar("_keeping_all", default=(
 def keeping_all(processor: Any) -> Iterator[None]:
     """Within it, an enabled processor keeps every block, unless a call asks for pruning.
 
-    What it returns still holds `image_kept`, so it can go through an enabled model. Other threads, other processors and
+    What it returns still holds `image_map`, so it can go through an enabled model. Other threads, other processors and
     deep copies of this one go on pruning. Do not suspend a generator within it: its caller would be within it too.
 
     Args:
@@ -75,19 +76,19 @@ class PrunedProcessor(_Swapped):
 
     def replace_image_token(self: Any, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         text: str = super().replace_image_token(image_inputs, image_idx, **kwargs)  # type: ignore[misc]
-        mask = image_inputs.get(IMAGE_KEPT)
-        if mask is None:
+        values = image_inputs.get(IMAGE_MAP)
+        if values is None:
             return text
         merge = self.image_processor._pixelprune_pruner.layout.merge
-        keep = KeepMask.of_grids(torch.as_tensor(mask), np.asarray(image_inputs["image_grid_thw"]).tolist(), merge)
-        part = keep.parts[image_idx]  # not `counts`, which would count every image again for each one
+        tokens = TokenMap.of_grids(torch.as_tensor(values), np.asarray(image_inputs["image_grid_thw"]).tolist(), merge)
+        part = tokens.parts[image_idx]  # not `present.counts`, which would count every image again for each one
         unpruned = self.image_token * len(part)
         if text.count(self.image_token) != len(part) or unpruned not in text:
             raise RuntimeError(
                 f"{type(self).__name__} does not write one {self.image_token} per block, so its prompts cannot be "
                 "shortened; pass pixelprune=False, and please report this"
             )
-        return text.replace(unpruned, self.image_token * int(part.sum()))
+        return text.replace(unpruned, self.image_token * int((part >= 0).sum()))
 
 
 class PrunedImageProcessor(_Swapped):
@@ -116,7 +117,7 @@ class PrunedImageProcessor(_Swapped):
         return super().patchify(images, *args, **kwargs)  # type: ignore[misc]
 
     def preprocess(self: Any, images: Any, *args: Any, pixelprune: Any = None, **kwargs: Any) -> Any:
-        """The stock `preprocess`, pruned: `pixel_values` of kept blocks, and `image_kept`.
+        """The stock `preprocess`, pruned: `pixel_values` of kept blocks, and `image_map`.
 
         Args:
             images: as for the stock method.
@@ -133,8 +134,8 @@ class PrunedImageProcessor(_Swapped):
         _check_geometry(self, pruner.layout, kwargs)
         if config is None:
             output = stock(images, *args, **kwargs)
-            blocks = int(np.asarray(output["image_grid_thw"]).prod(-1).sum()) // pruner.layout.merge**2
-            output[IMAGE_KEPT] = torch.ones(blocks, dtype=torch.bool)
+            shapes = shapes_of(np.asarray(output["image_grid_thw"]).tolist(), pruner.layout.merge)
+            output[IMAGE_MAP] = TokenMap.of_everything(shapes).values
             return output.convert_to_tensors(kwargs.get("return_tensors"))
         check_bytes(images)
         device, tensors = kwargs.pop("device", None), kwargs.pop("return_tensors", None)
@@ -143,9 +144,9 @@ class PrunedImageProcessor(_Swapped):
             output = stock_patches(functools.partial(stock, *args), images, **kwargs)
         finally:
             _selecting.reset(selecting)
-        values, keep = pruner.prune(output["pixel_values"], output["image_grid_thw"], config, self, kwargs)
+        values, token_map = pruner.prune(output["pixel_values"], output["image_grid_thw"], config, self, kwargs)
         output["pixel_values"] = values if device is None else values.to(device)
-        output[IMAGE_KEPT] = keep.mask
+        output[IMAGE_MAP] = token_map.values
         return output.convert_to_tensors(tensors)
 
 
@@ -162,7 +163,7 @@ def swapped_class(own: type, base: Any, added: dict[str, Any]) -> type:
             pixelprune: Any
 
         hidden["valid_kwargs"] = Options
-        hidden["model_input_names"] = [*base.model_input_names, IMAGE_KEPT]
+        hidden["model_input_names"] = [*base.model_input_names, IMAGE_MAP]
     return disguised(base, (own,), {**hidden, **added})
 
 
