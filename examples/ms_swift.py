@@ -27,7 +27,7 @@ class PrunedLoader(Qwen3VLLoader):
 
 class PrunedTemplate(Qwen3VLTemplate):
     def _encode(self, inputs):
-        """As in ms-swift, with as many placeholders as blocks are kept."""
+        """As in ms-swift, with as many placeholders as an image has tokens."""
         encoded = Template._encode(self, inputs)
         if inputs.videos:
             raise ValueError("videos are not supported here; train on them with --model_type qwen3_vl")
@@ -35,14 +35,14 @@ class PrunedTemplate(Qwen3VLTemplate):
             return encoded
         pixels = self.processor.image_processor(images=inputs.images, return_tensors="pt", do_resize=False)
         blocks = pixels["image_grid_thw"].prod(1) // self.processor.image_processor.merge_size**2
-        kept = [int(part.sum()) for part in pixels["image_kept"].split(blocks.tolist())]
+        counts = [int((part >= 0).sum()) for part in pixels["image_map"].split(blocks.tolist())]
         token, ids = self.processor.image_token_id, encoded["input_ids"]
         ids, labels, scale, is_image = self._extend_tokens(
             ids,
             encoded["labels"],
             encoded.get("loss_scale"),
             findall(ids, token),
-            lambda i: [token] * kept[i],
+            lambda i: [token] * counts[i],
             mm_mask=[False] * len(ids),
         )
         types = self.create_mm_token_type_ids(ids, is_image)
@@ -56,12 +56,12 @@ class PrunedTemplate(Qwen3VLTemplate):
         }
 
     def _get_position_ids(self, inputs):  # noqa: ARG002
-        return {}  # ms-swift would count every block; the model finds the positions of those that were kept
+        return {}  # ms-swift would count every block; the model finds the positions of those that are there
 
     def _data_collator_mm_data(self, batch):
         result = super()._data_collator_mm_data(batch)
-        if kept := [row["image_kept"] for row in batch if "image_kept" in row]:
-            result["image_kept"] = torch.cat(kept)
+        if maps := [row["image_map"] for row in batch if "image_map" in row]:
+            result["image_map"] = torch.cat(maps)
         return result
 
 

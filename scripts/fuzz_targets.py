@@ -134,6 +134,8 @@ def _picked(source: _Bytes, depth: int = 3) -> Any:
             "predictor",
             "max_tokens",
             "max_threshold",
+            "restore",
+            "min_tokens",
             "pixel_prune",
             "size",
             "",
@@ -197,14 +199,15 @@ def _expected(asked: Any, base: PruneConfig | None) -> dict[str, Any] | None:
 def _are_options(given: dict[str, Any], base: PruneConfig) -> bool:
     """Whether each option is valid, by the text of `PruneConfig` and not by its code."""
     values = {**base.to_dict(), **given}
-    fractions = [values["threshold"], values["max_threshold"]]
-    tokens = values["max_tokens"]
+    fractions = [values[name] for name in ("threshold", "max_threshold", "restore")]
+    most, least = values["max_tokens"], values["min_tokens"]
     return (
-        set(values) == {"threshold", "metric", "predictor", "max_tokens", "max_threshold"}
+        set(values) == {"threshold", "metric", "predictor", "max_tokens", "max_threshold", "restore", "min_tokens"}
         and all(type(value) in (int, float) and 0 <= value <= 1 for value in fractions)
         and values["metric"] in ["max", "mae", "rmse"]
         and values["predictor"] in ["pred2d", "raster", "serpentine"]
-        and (tokens is None or (type(tokens) is int and tokens >= 1 and fractions[0] <= fractions[1]))
+        and all(count is None or (type(count) is int and count >= 1) for count in (most, least))
+        and (most is None or (fractions[0] <= fractions[1] and (least or 1) <= most))
     )
 
 
@@ -213,7 +216,7 @@ def _same(config: PruneConfig | None, expected: dict[str, Any] | None) -> bool:
 
 
 def wire(data: bytes) -> bool:
-    """The keep mask as it travels: through an enabled model of transformers, and as vLLM's model side reads it."""
+    """The token map as it travels: through an enabled model of transformers, and as vLLM's model side reads it."""
     import torch
 
     source = _Bytes(data)
@@ -221,31 +224,42 @@ def wire(data: bytes) -> bool:
         [source.one_of(1, 1, 1, 1, 1, 0, 2, -1), *(source.one_of(2, 4, 6, 2, 4, 1, 0, -2) for _ in range(2))]
         for _ in range(source.one_of(1, 2, 3, 0))
     ]
-    totals = [frames * (height // 2) * (width // 2) for frames, height, width in grids]
-    length = max(0, sum(totals) + source.one_of(0, 0, 0, 0, 1, -1))
-    bits = [source.number() % 3 > 0 for _ in range(length)]
-    mask: Any = torch.tensor(bits, dtype=source.one_of(*[torch.bool] * 6, torch.uint8, torch.float32))
-    mask = source.one_of(*[mask] * 6, mask[None], bits)
+    totals = [max(0, frames * (height // 2) * (width // 2)) for frames, height, width in grids]
+    own = [i for total in totals for i in range(total)]
+    length = max(0, len(own) + source.one_of(0, 0, 0, 0, 1, -1))
+    drawn = [
+        source.one_of(*[None] * 6, -1, -1, -1, source.number() % 4, source.number() % 40 - 2) for _ in range(length)
+    ]
+    values = [(own[n] if n < len(own) else 0) if value is None else value for n, value in enumerate(drawn)]
+    bits = [n < len(own) and value == own[n] for n, value in enumerate(values)]
+    given: Any = torch.tensor(values, dtype=source.one_of(*[torch.int32] * 6, torch.bool, torch.float32))
+    given = source.one_of(*[given] * 6, given[None], values)
     valid = all(frames == 1 and min(sides) > 0 and not any(s % 2 for s in sides) for frames, *sides in grids)
-    fits = valid and isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.shape == (sum(totals),)
+    fits = valid and isinstance(given, torch.Tensor) and given.dtype == torch.int32 and given.shape == (len(own),)
     keeps_all = fits and all(bits)
     _check_plan(grids, bits, fits)
-    parts = [bits[sum(totals[:i]) : sum(totals[: i + 1])] for i in range(len(totals))] if fits else []
-    counts = [sum(part) for part in parts]
-    fits = bool(fits and counts and min(counts) > 0)
+    parts = [values[sum(totals[:i]) : sum(totals[: i + 1])] for i in range(len(totals))] if fits else []
+    fits = bool(fits and parts and all(map(_is_map, parts)))
+    counts = [sum(value >= 0 for value in part) for part in parts] if fits else []
     inputs, fits_too = _prompts(source, grids, counts or [2], sum(bits))
     if keeps_all and not (fits and fits_too):
         return False  # nothing is dropped, so the stock model answers
     try:
-        logits = _model()(**inputs, image_kept=mask).logits
+        logits = _model()(**inputs, image_map=given).logits
     except ValueError as error:
-        assert not (fits and fits_too), (error, grids, bits)
+        assert not (fits and fits_too), (error, grids, values)
         return False
-    assert fits, (grids, bits)
-    assert fits_too or fits_too is None, (grids, bits, inputs)
+    assert fits, (grids, values)
+    assert fits_too or fits_too is None, (grids, values, inputs)
     assert logits.shape[:2] == inputs["input_ids"].shape
     assert torch.isfinite(logits[inputs.get("attention_mask", inputs["input_ids"]).bool()]).all()
     return True
+
+
+def _is_map(part: list[int]) -> bool:
+    """Whether each block of an image has its own feature, that of a block which has its own, or none."""
+    own = {i for i, value in enumerate(part) if value == i}
+    return bool(own) and all(value == -1 or value in own for value in part)
 
 
 def _check_plan(grids: list[list[int]], bits: list[bool], fits: bool) -> None:
@@ -292,7 +306,7 @@ def _prompts(
     elif change == "split":
         middle = 1 + source.number() % len(rows[at])
         rows[at : at + 1] = [[*rows[at][:middle], 8], [8, *rows[at][middle:]]]
-    fits = patches == 4 * kept and sum(counts) == kept and _in_rows(rows, counts)
+    fits = patches == 4 * kept and _in_rows(rows, counts)
     width = max(map(len, rows))
     ids = torch.tensor([[9] * (width - len(row)) + row for row in rows])
     padding = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -62,13 +62,17 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None) -> dict[str, Tensor]:
-    """Inputs of an enabled model in which each image keeps the blocks that `choose` chooses; left padding."""
+    """Inputs of an enabled model in which each image has the blocks and copies that `choose` chooses; left padding."""
     inputs = chat_inputs(processor, samples, pixelprune=False)
     if choose is None:
         return dict(inputs)
-    keep = torch.from_numpy(np.concatenate([choose(sample.image).keep.ravel() for sample in samples]))
+    selections = [choose(sample.image) for sample in samples]
+    keep, tokens = (
+        torch.from_numpy(np.concatenate(parts))
+        for parts in zip(*((one.keep.ravel(), one.token_map.ravel()) for one in selections), strict=True)
+    )
     ids, stays = inputs["input_ids"], inputs["attention_mask"].bool()
-    stays[ids == processor.image_token_id] = keep
+    stays[ids == processor.image_token_id] = tokens >= 0
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     pad = {"input_ids": processor.tokenizer.pad_token_id}
     lines = {name: [line[mask] for line, mask in zip(inputs[name], stays, strict=True)] for name in names}
@@ -80,7 +84,7 @@ def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None
         },
         "pixel_values": patches[keep].flatten(0, 1),
         "image_grid_thw": inputs["image_grid_thw"],
-        "image_kept": keep,
+        "image_map": tokens,
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pixelprune import fit_image, load_image, select
+from pixelprune import PruneConfig, fit_image, load_image, select
 from pixelprune.bench import prefill, processor
 from pixelprune.cli.app import app
 from pixelprune.images.samples import photograph, sample_path
@@ -39,10 +39,15 @@ def test_prefill(page: np.ndarray) -> None:
     case = prefill.bench_prefill(page, sides=(512,), depth=1, rounds=1)["512"]
     selection = select(page)
     assert (case["tokens"], case["kept"]) == (256, selection.kept)
-    for part in ("vision", "language"):
-        # Layers work on every token, so operations shrink about as tokens do; text tokens stay.
-        assert 1 < case[part]["flops"] < 2 * 256 / selection.kept
-        assert case[part]["speed_up"] == pytest.approx(case[part]["full"] / case[part]["pruned"])
+    # Layers work on every token, so operations shrink about as tokens do; text tokens stay.
+    assert 1 < case["vision"]["flops"] < 2 * 256 / selection.kept
+    for restore, part in zip(prefill.RESTORE, case["language"], strict=True):
+        expected = select(page, PruneConfig(restore=restore))
+        assert (part["restore"], part["tokens"]) == (restore, expected.tokens)
+        assert 1 <= part["flops"] < 2 * 256 / expected.tokens
+        assert part["speed_up"] == pytest.approx(part["full"] / part["pruned"])
+    assert case["language"][-1]["flops"] == 1
+    assert case["language"][0]["flops"] > case["language"][1]["flops"]
 
 
 @pytest.mark.parametrize("name", ["processor", "prefill"])

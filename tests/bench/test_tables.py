@@ -36,7 +36,8 @@ def processor_result() -> dict[str, Any]:
 
 
 def prefill_result() -> dict[str, Any]:
-    case = {"tokens": 1024, "kept": 595, "vision": TIMES, "language": {**TIMES, "full": 6.0}}
+    language = {**TIMES, "full": 6.0, "restore": 0.25, "tokens": 702}
+    case = {"tokens": 1024, "kept": 595, "vision": TIMES, "language": [language]}
     return {"machine": WITH_TORCH, "depth": 2, "sides": {"1024": case}}
 
 
@@ -123,10 +124,10 @@ def test_cells_are_the_numbers_of_the_result() -> None:
         ("page, 736 × 1024", "image data between processes", "6.30 MB", "3.15 MB", "0.50 ×"),
     )
     assert table_of("processor").rows[0] == ("page, 1024²", "9.0 ms", "4.5 ms", "2.00 ×", "25 MB", "15 MB", "0.600")
-    image = ("1024²", "1,024", "595")
+    image = ("1024²", "1,024")
     assert table_of("prefill").rows == (
-        (*image, "vision encoder", "3.00 s", "1.50 s", "2.00 ×", "1.60 ×"),
-        (*image, "language model", "6.00 s", "1.50 s", "2.00 ×", "1.60 ×"),
+        (*image, "vision encoder", "595", "3.00 s", "1.50 s", "2.00 ×", "1.60 ×"),
+        (*image, "language model, restore 0.25", "702", "6.00 s", "1.50 s", "2.00 ×", "1.60 ×"),
     )
     times = ("3.00 s", "1.50 s", "2.00 ×", "1.60 ×", "+25 %")
     image = ("page [1], 1024²", "1,024", "500")

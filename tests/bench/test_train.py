@@ -82,7 +82,7 @@ def test_a_step_is_that_of_the_stock_model(parts: tuple[Any, Any], half_white: P
     assert model.training
     disable(model)
     try:
-        inputs = {name: value for name, value in step.inputs.items() if name != "image_kept"}
+        inputs = {name: value for name, value in step.inputs.items() if name != "image_map"}
         assert torch.equal(model(**inputs).loss, loss)
     finally:
         enable(model)

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 import pixelprune
+from pixelprune.images.overlay import overlay
 from pixelprune.images.samples import SAMPLES, sample_path
 from tests.support.bad_files import BAD_FILES
 from tests.support.commands import COMMAND, run, run_json
@@ -55,6 +56,26 @@ class TestShow:
         assert 0 < row["largest_error"] <= row["threshold"] == 0.03
         assert (tmp_path / row["overlay"]).exists()
         assert result["errors"] == []
+
+    @pytest.mark.parametrize("options", [{"restore": 0.25}, {"min_tokens": 700}, {"restore": 1, "max_tokens": 900}])
+    def test_copies(self, options: dict[str, float], tmp_path: Path) -> None:
+        typed = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        result = run_json("show", sample_path("screen"), *typed, cwd=tmp_path)
+        image = pixelprune.fit_image(pixelprune.load_image(sample_path("screen")))
+        selection = pixelprune.select(image, pixelprune.PruneConfig(**options))
+        (row,) = result["images"]
+        assert (row["kept"], row["copies"], row["language_tokens"]) == (
+            selection.kept,
+            selection.copies,
+            selection.tokens,
+        )
+        with PIL.Image.open(tmp_path / row["overlay"]) as picture:
+            expected = np.asarray(overlay(image, selection))
+            assert (np.asarray(picture) == expected).all()
+        table = run("show", sample_path("screen"), *typed, cwd=tmp_path).stdout
+        assert "with copies" in table
+        assert f"{selection.tokens:,}" in table
+        assert "with copies" not in run("show", sample_path("screen"), cwd=tmp_path).stdout
 
     def test_budget(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 12, (512, 512, 3), np.uint8)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pixelprune import select
+from pixelprune import PruneConfig, select
 from pixelprune.images.overlay import overlay
 
 
@@ -15,6 +15,16 @@ def test_kept_blocks_keep_their_colours_and_dropped_ones_are_grey(sample: np.nda
     dropped = picture[~kept].astype(int)
     assert (dropped == dropped[:, :1]).all()
     assert (np.abs(dropped - sample[~kept]).max(axis=1) > 20).mean() > 0.99
+
+
+def test_copies_are_blue(sample: np.ndarray) -> None:
+    plain, selection = select(sample), select(sample, PruneConfig(restore=0.25))
+    with_copies, without = (np.asarray(overlay(sample, one)).astype(int) for one in (selection, plain))
+    copied = np.kron(selection.restored, np.ones((32, 32), bool))
+    assert copied.any()
+    assert (with_copies[~copied] == without[~copied]).all()
+    red, green, blue = with_copies[copied].T
+    assert ((blue - green > 40) & (green - red > 30)).all()
 
 
 def test_the_image_itself_is_left_alone(sample: np.ndarray) -> None:

@@ -43,9 +43,11 @@ class Case:
         self.stock.generation_config.pad_token_id = 0
         self.pruned = enable(copy.deepcopy(self.stock))
 
-    def prompts(self, rows: list[Row], share: float = 0.5, side: str = "left", seed: int = 0) -> tuple[Prompt, Prompt]:
+    def prompts(
+        self, rows: list[Row], share: float = 0.5, side: str = "left", seed: int = 0, restore: float = 0.0
+    ) -> tuple[Prompt, Prompt]:
         keep = masks(rows, self.tiny.merge, share, seed + 3)
-        return prompts(self.tiny, rows, keep, order=self.family.patch_order, side=side, seed=seed)
+        return prompts(self.tiny, rows, keep, order=self.family.patch_order, side=side, seed=seed, restore=restore)
 
     @torch.no_grad()
     def expected(self, full: Prompt, pruned: Prompt) -> Tensor:

@@ -91,11 +91,43 @@ def full_positions(model: Any, tiny: Tiny, prompt: Prompt) -> Tensor:
     return rope_index(**{name: value for name, value in inputs.items() if name in names})[0]
 
 
+def has_copies(prompt: Prompt) -> bool:
+    """Whether a dropped block has a token."""
+    return any(bool(((values >= 0) & ~keep).any()) for values, keep in zip(prompt.maps, prompt.keep, strict=True))
+
+
+def features(model: Any, tower: str, order: str, tiny: Tiny, full: Prompt, everywhere: bool = False) -> Any:
+    """What the masked encoder says, in the order of tokens: that of the block which the map names.
+
+    Args:
+        model, tower, order, tiny, full: as for `masked_logits`.
+        everywhere: whether to give features to blocks without a token as well, whatever those are.
+    """
+    asked = {
+        name: full.inputs[name]
+        for name in ("pixel_values", "image_grid_thw", "image_merge_sizes")
+        if name in full.inputs
+    }
+    with hidden_patches(model, tower, order, tiny, full):
+        output = model.base_model.get_image_features(**asked, return_dict=True)
+    places = [(values.clamp(min=0) if everywhere else values[values >= 0]).tolist() for values in full.maps]
+    output.pooler_output = [part[index] for part, index in zip(output.pooler_output, places, strict=True)]
+    if getattr(output, "deepstack_features", None):
+        output.deepstack_features = [
+            [part[index] for part, index in zip(layer, places, strict=True)] for layer in output.deepstack_features
+        ]
+    return output
+
+
 def masked_logits(model: Any, tower: str, order: str, tiny: Tiny, prompt: Prompt) -> Tensor:
     """Logits (tokens that are kept, vocabulary) of the full model with what is dropped hidden."""
     inputs = dict(known(model, prompt.inputs))
     inputs["attention_mask"] = prompt.inputs["attention_mask"] * prompt.selected
     inputs["position_ids"] = full_positions(model, tiny, prompt)
+    if has_copies(prompt):
+        inputs["mm_encoder_outputs"] = {"image": features(model, tower, order, tiny, prompt, everywhere=True)}
+        inputs = {name: value for name, value in inputs.items() if name not in _ENCODED}
+        return model(**inputs, use_cache=False).logits[prompt.selected]
     with hidden_patches(model, tower, order, tiny, prompt):
         return model(**inputs, use_cache=False).logits[prompt.selected]
 
@@ -104,7 +136,7 @@ _ENCODED = (
     "pixel_values",
     "image_grid_thw",
     "image_merge_sizes",
-    "image_kept",
+    "image_map",
     "pixel_values_videos",
     "video_grid_thw",
     "video_second_per_grid",
@@ -119,23 +151,11 @@ def short_inputs(model: Any, tower: str, order: str, tiny: Tiny, full: Prompt, p
     For language models in which a hidden key is not the same as a missing token: linear attention
     carries a state through every token, sparse attention counts tokens.
     """
-    asked = {
-        name: full.inputs[name]
-        for name in ("pixel_values", "image_grid_thw", "image_merge_sizes")
-        if name in full.inputs
-    }
-    with hidden_patches(model, tower, order, tiny, full):
-        output = model.base_model.get_image_features(**asked, return_dict=True)
-    output.pooler_output = [part[keep] for part, keep in zip(output.pooler_output, full.keep, strict=True)]
-    if getattr(output, "deepstack_features", None):
-        output.deepstack_features = [
-            [part[keep] for part, keep in zip(layer, full.keep, strict=True)] for layer in output.deepstack_features
-        ]
-    features = {"image": output}
+    encoded = {"image": features(model, tower, order, tiny, full)}
     if "pixel_values_videos" in full.inputs:
         encode = model.base_model.get_video_features
         asked = {name: full.inputs[name] for name in inspect.signature(encode).parameters if name in full.inputs}
-        features["video"] = encode(**asked, return_dict=True)
+        encoded["video"] = encode(**asked, return_dict=True)
     inputs = dict(known(model, pruned.inputs))
     mask = inputs["attention_mask"].bool()
     for name in _ENCODED:
@@ -145,7 +165,7 @@ def short_inputs(model: Any, tower: str, order: str, tiny: Tiny, full: Prompt, p
         short = positions.new_zeros(3, *mask.shape)
         short[:, mask] = positions[:, full.selected]
         inputs["position_ids"] = short
-    return {**inputs, "mm_encoder_outputs": features}
+    return {**inputs, "mm_encoder_outputs": encoded}
 
 
 def short_logits(model: Any, tower: str, order: str, tiny: Tiny, full: Prompt, pruned: Prompt) -> Tensor:

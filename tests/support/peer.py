@@ -97,9 +97,9 @@ class _Tester:
             keep = [keep[0], keep[0].flip(0)]
         full, pruned = prompts(model.tiny, _ROWS, keep, order=model.family.patch_order)
         inputs = full.inputs if self._mode == "stock" else pruned.inputs
-        given = {name: value.clone() for name, value in known(model.stock, inputs).items() if name != "image_kept"}
+        given = {name: value.clone() for name, value in known(model.stock, inputs).items() if name != "image_map"}
         if self._mode != "stock":
-            given["image_kept"] = pruned.inputs["image_kept"].clone()
+            given["image_map"] = pruned.inputs["image_map"].clone()
         return config_of(model.tiny), given
 
 

@@ -24,13 +24,19 @@ class Prompt:
 
     Attributes:
         inputs: arguments.
-        keep: the keep mask of each image.
+        keep: the blocks of each image that the encoder sees, bool (N,).
         selected: bool (batch, S of the full prompt), the tokens that pruning leaves.
+        maps: of each image, the block whose feature stands at each block, −1 where no token is, int32 (N,); by default
+            nothing is copied.
     """
 
     inputs: dict[str, Tensor]
     keep: list[Tensor] = field(default_factory=list)
     selected: Tensor | None = None
+    maps: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.maps = self.maps or token_maps(self.keep)
 
 
 def patch_places(grid: tuple[int, int], merge: int, order: str) -> Tensor:
@@ -67,17 +73,40 @@ def masks(rows: list[Row], merge: int, share: float = 0.5, seed: int = 3) -> lis
     return keep
 
 
+def token_maps(keep: list[Tensor], restore: float = 0.0, seed: int = 0) -> list[Tensor]:
+    """A map for each image in which a random share of the dropped blocks are copies, of any blocks that are kept.
+
+    The same image gets the same map wherever it stands: a longer conversation begins as a shorter one.
+    """
+    maps = []
+    for mask in keep:
+        bits = int("".join(str(int(flag)) for flag in mask), 2)
+        generator = torch.Generator().manual_seed((1000 * seed + bits) % 2**31)
+        own, kept = torch.arange(len(mask)), mask.nonzero()[:, 0]
+        source = kept[torch.randint(len(kept), (len(mask),), generator=generator)]
+        back = torch.rand(len(mask), generator=generator) < restore
+        maps.append(torch.where(mask, own, torch.where(back, source, -1)).int())
+    return maps
+
+
+def encoded(image_map: Tensor, grids: Tensor, merge: int = 2) -> Tensor:
+    """Which blocks a map keeps for the encoder, bool (N,): those that stand for themselves, by plain counting."""
+    own = [i for t, h, w in grids.tolist() for i in range(t * h * w // merge**2)]
+    return torch.tensor([value == i for value, i in zip(image_map.tolist(), own, strict=True)], dtype=torch.bool)
+
+
 def prompts(
     tiny: Tiny,
     rows: list[Row],
     keep: list[Tensor],
     *,
+    restore: float = 0.0,
     order: str = "block",
     side: str = "left",
     seed: int = 0,
 ) -> tuple[Prompt, Prompt]:
     """The same prompts in full and pruned."""
-    merge = tiny.merge
+    merge, maps = tiny.merge, token_maps(keep, restore, seed)
     tokens: list[list[tuple[int, int, bool]]] = []  # id, type, kept
     pixels, kept_pixels, grids, frames, video_grids = [], [], [], [], []
     image = 0
@@ -93,7 +122,7 @@ def prompts(
             pictures += 1
             if len(part) == 2:
                 mask, places = keep[image], patch_places(part, merge, order)
-                line += [(IMAGE, 1, bool(flag)) for flag in mask]
+                line += [(IMAGE, 1, bool(block >= 0)) for block in maps[image]]
                 patches = torch.randn(places.numel(), *tiny.patch, generator=generator)
                 stays = torch.zeros(places.numel(), dtype=torch.bool)
                 stays[places[mask].flatten()] = True
@@ -130,13 +159,13 @@ def prompts(
     pruned = {**common, **_padded(tiny, [[token for token in line if token[2]] for line in tokens], side)}
     if grids:
         full["pixel_values"], pruned["pixel_values"] = torch.cat(pixels), torch.cat(kept_pixels)
-        pruned["image_kept"] = torch.cat(keep)
+        pruned["image_map"] = torch.cat(maps)
     length = full["input_ids"].shape[1]
     selected = torch.zeros(len(tokens), length, dtype=torch.bool)
     for i, line in enumerate(tokens):
         start = length - len(line) if side == "left" else 0
         selected[i, start : start + len(line)] = torch.tensor([flag for _, _, flag in line])
-    return Prompt(full, keep, selected), Prompt(pruned, keep)
+    return Prompt(full, keep, selected, maps), Prompt(pruned, keep, None, maps)
 
 
 def _padded(tiny: Tiny, lines: list[list[tuple[int, int, bool]]], side: str) -> dict[str, Tensor]:
@@ -158,5 +187,5 @@ def _padded(tiny: Tiny, lines: list[list[tuple[int, int, bool]]], side: str) -> 
 def known(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """`inputs` without what the stock `forward` of the model has no name for."""
     names = inspect.signature(getattr(type(model), "_pixelprune_base", type(model)).forward).parameters
-    allowed = {*names, "image_kept", "moe_mm_token_type_ids"}
+    allowed = {*names, "image_map", "moe_mm_token_type_ids"}
     return {name: value for name, value in inputs.items() if name in allowed}

@@ -43,7 +43,7 @@ def note_steps(folder: Path) -> None:
     stock, notes = SFTTrainer.training_step, {"whole": [], "answers": []}
 
     def training_step(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        notes["whole"].append(bool(inputs["image_kept"].all()))
+        notes["whole"].append(bool((inputs["image_map"] >= 0).all()))
         notes["answers"].append(int((inputs["labels"][:, 1:] != -100).sum()))
         models = [model, self.teacher] if getattr(self, "teacher", None) is not None else [model]
         notes["models"] = [[type(one).__name__, held(one)] for one in models]

@@ -56,7 +56,7 @@ def test_pruning_matters_to_the_loss(pair: Any, rows: Any, tmp_path: Path) -> No
     batch = first_batch(trainer)
     model = disable(copy.deepcopy(trainer.model))
     with pytest.raises((ValueError, RuntimeError, TypeError, IndexError)):
-        type(model).forward(model, **{k: v for k, v in batch.items() if k not in ("labels", "image_kept")})
+        type(model).forward(model, **{k: v for k, v in batch.items() if k not in ("labels", "image_map")})
 
 
 @pytest.mark.usefixtures("float64")
@@ -110,7 +110,8 @@ def test_log(pair: Any, rows: Any, tmp_path: Path) -> None:
 
     def counted(examples: Any) -> Any:
         batch = collate(examples)
-        lines.append((len(batch["image_kept"]), int(batch["image_kept"].sum()), int(batch["attention_mask"].sum())))
+        tokens = int((batch["image_map"] >= 0).sum())
+        lines.append((len(batch["image_map"]), tokens, int(batch["attention_mask"].sum())))
         return batch
 
     trainer.data_collator = counted

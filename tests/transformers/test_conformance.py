@@ -38,11 +38,25 @@ def test_few_and_many_blocks(family_name: str, share: float) -> None:
     model_case.check(model_case.actual(pruned), full, pruned)
 
 
+@pytest.mark.parametrize(("restore", "side"), [(0.25, "left"), (0.5, "right"), (1.0, "left")])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_copies(family_name: str, attention: str, restore: float, side: str) -> None:
+    """Dropped blocks with a token have the feature of a kept one, at their own place."""
+    model_case = case(family_name, attention)
+    full, pruned = model_case.prompts(ROWS, side=side, restore=restore)
+    model_case.check(model_case.actual(pruned), full, pruned)
+    without = model_case.prompts(ROWS, side=side)[1]
+    assert len(pruned.inputs["pixel_values"]) == len(without.inputs["pixel_values"])
+    if restore == 1:
+        assert bool(full.selected.eq(full.inputs["attention_mask"].bool()).all())
+        assert difference(model_case.unpruned(full), model_case.actual(pruned)) > 1
+
+
 def test_image_and_video(family_name: str) -> None:
     model_case = case(family_name)
     if not model_case.tiny.videos:
         pytest.skip("the stock model does not take an image and a video in one prompt as laid out here")
-    full, pruned = model_case.prompts(WITH_VIDEO)
+    full, pruned = model_case.prompts(WITH_VIDEO, restore=0.3)
     model_case.check(model_case.actual(pruned), full, pruned)
     assert difference(model_case.unpruned(full), model_case.expected(full, pruned)) > 1
 
@@ -59,7 +73,7 @@ def test_video_alone_is_stock(family_name: str) -> None:
 def test_nothing_dropped_is_stock(family_name: str, attention: str) -> None:
     model_case = case(family_name, attention)
     full, pruned = model_case.prompts(ROWS, share=1.0)
-    assert bool(pruned.inputs["image_kept"].all())
+    assert torch.cat(pruned.keep).all()
     actual, unpruned = model_case.actual(pruned), model_case.unpruned(full)
     assert torch.equal(actual, unpruned)
     pruned.inputs.pop("attention_mask")

@@ -16,7 +16,7 @@ from pixelprune.images.samples import sample_path
 from pixelprune.transformers import families, kept
 from tests.support import oracle
 from tests.support.checkpoints import KITS, enabled_or_skip, model_and_processor
-from tests.support.prompts import Prompt, known
+from tests.support.prompts import Prompt, encoded, known
 from tests.support.rounding import difference, limit, nudged, settled
 from tests.support.tiny_models import ALL
 
@@ -30,13 +30,14 @@ def pictures() -> list[Image.Image]:
     return [page.resize((100, 132)), screen.resize((130, 75)), page.crop((300, 300, 420, 400))]
 
 
-def stock_prompt(inputs: Any, image_token: int, image_kept: torch.Tensor, merge: int) -> Prompt:
+def stock_prompt(inputs: Any, image_token: int, image_map: torch.Tensor, merge: int) -> Prompt:
     """What the stock processor made, as the oracle takes it."""
     is_image = inputs["input_ids"] == image_token
     selected = inputs["attention_mask"].bool()
-    selected[is_image] = image_kept
+    selected[is_image] = image_map >= 0
     counts = (inputs["image_grid_thw"].prod(-1) // merge**2).tolist()
-    return Prompt(dict(inputs), list(image_kept.split(counts)), selected)
+    keep = encoded(image_map, inputs["image_grid_thw"], merge)
+    return Prompt(dict(inputs), list(keep.split(counts)), selected, list(image_map.split(counts)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +56,7 @@ def test_from_picture_to_logits(name: str, pictures: list) -> None:
     family, tiny = families.get(name), ALL[name]
     merge = processor.image_processor.merge_size
     image_token = processor.tokenizer.convert_tokens_to_ids(token)
-    full = stock_prompt(stock_inputs, image_token, inputs["image_kept"], merge)
+    full = stock_prompt(stock_inputs, image_token, inputs["image_map"], merge)
     with torch.no_grad():
         mask = inputs["attention_mask"].bool()
         logits = model(**inputs, use_cache=False).logits[mask]

@@ -98,11 +98,11 @@ def check(model_case: Case, model: Any, pruning: bool, calls: list[int], wrapped
             assert torch.equal(model.generate(**inputs, **options), plain.generate(**inputs, **options))
             calls.clear()
         if pruning:
-            with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+            with pytest.raises(ValueError, match="pixel_values came without image_map"):
                 model(**model_case.inputs(full))
-    assert ("image_kept" in inspect.signature(type(model).forward).parameters) == pruning
+    assert ("image_map" in inspect.signature(type(model).forward).parameters) == pruning
     if pruning:
-        assert "image_kept" in inspect.signature(model.forward).parameters or wrapped
+        assert "image_map" in inspect.signature(model.forward).parameters or wrapped
 
 
 @pytest.mark.parametrize("way", [*WAYS, same])
@@ -157,7 +157,7 @@ def test_stock_forward_is_the_wrapper_again(model_case: Case) -> None:
     closure(model, calls)
     own = model.forward
     assert disable(enable(model)).forward is own
-    assert "image_kept" in inspect.signature(enable(model).forward).parameters
+    assert "image_map" in inspect.signature(enable(model).forward).parameters
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])

@@ -69,10 +69,10 @@ def kept_rows(stock: Any, output: Any) -> torch.Tensor:
     for _, h, w in output["image_grid_thw"].tolist():
         places = patch_places((h, w), merge, order)
         mask = torch.zeros(h * w, dtype=torch.bool)
-        mask[places[output["image_kept"][start : start + len(places)]].flatten()] = True
+        mask[places[output["image_map"][start : start + len(places)] >= 0].flatten()] = True
         rows.append(mask)
         start += len(places)
-    assert start == len(output["image_kept"])
+    assert start == len(output["image_map"])
     return torch.cat(rows)
 
 
@@ -106,8 +106,8 @@ def test_kept_patches_are_stock_bit_for_bit(stock: Any, pictures: list, threshol
         count, patches = grid[1] * grid[2], raw["pixel_values"]
         image = image_of(patches[begin : begin + count].to(torch.uint8), grid, stock)
         selection = select(image, PruneConfig(threshold), block=block)
-        part = actual["image_kept"][start : start + selection.total]
-        assert np.array_equal(part.numpy(), selection.keep.ravel())
+        part = actual["image_map"][start : start + selection.total]
+        assert np.array_equal(part.numpy(), np.where(selection.keep, selection.source, -1).ravel())
         assert 0 < selection.kept < selection.total
         start, begin = start + selection.total, begin + count
 
@@ -115,7 +115,7 @@ def test_kept_patches_are_stock_bit_for_bit(stock: Any, pictures: list, threshol
 def test_prompts_are_shortened_and_nothing_else(stock: Any, pictures: list) -> None:
     expected = call(stock, pictures)
     actual = call(enable(processor=copy.deepcopy(stock)), pictures)
-    assert set(actual) == {*expected, "image_kept"}
+    assert set(actual) == {*expected, "image_map"}
     token = stock.tokenizer.convert_tokens_to_ids(stock.image_token)
     for row, image in enumerate([*kept(actual), None]):
         before = expected["input_ids"][row][expected["attention_mask"][row].bool()]
@@ -132,7 +132,7 @@ def test_prompts_are_shortened_and_nothing_else(stock: Any, pictures: list) -> N
 def test_nothing_to_drop_gives_the_stock_tensors(stock: Any) -> None:
     photo = Image.fromarray(photograph(448))
     expected, actual = call(stock, [photo]), call(enable(processor=copy.deepcopy(stock)), [photo])
-    assert bool(actual["image_kept"].all())
+    assert bool((actual["image_map"] >= 0).all())
     for name in expected:
         assert torch.equal(expected[name], actual[name]), name
 
@@ -140,7 +140,7 @@ def test_nothing_to_drop_gives_the_stock_tensors(stock: Any) -> None:
 def test_switched_off_for_one_call(stock: Any, pictures: list) -> None:
     expected = call(stock, pictures)
     actual = call(enable(processor=copy.deepcopy(stock)), pictures, pixelprune=False)
-    assert bool(actual["image_kept"].all())
+    assert bool((actual["image_map"] >= 0).all())
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
@@ -152,7 +152,7 @@ def test_pillow_backend(name: str, pictures: list) -> None:
     assert stock.image_processor.backend == "pil"
     expected, actual = call(stock, pictures), call(enable(processor=copy.deepcopy(stock)), pictures)
     assert torch.equal(actual["pixel_values"], expected["pixel_values"][kept_rows(stock, actual)])
-    assert not bool(actual["image_kept"].all())
+    assert not bool((actual["image_map"] >= 0).all())
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def qwen() -> Any:
 
 def test_options_of_one_call(qwen: Any, pictures: list) -> None:
     def tokens(**options: Any) -> int:
-        return int(call(qwen, pictures, **options)["image_kept"].sum())
+        return int((call(qwen, pictures, **options)["image_map"] >= 0).sum())
 
     exact, bounded = tokens(), tokens(pixelprune={"threshold": 0.05})
     assert bounded < exact
@@ -185,7 +185,7 @@ def test_options_through_the_chat_template(qwen: Any, pictures: list) -> None:
             messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **options
         )
         count = int((inputs["input_ids"] == qwen.image_token_id).sum())
-        assert count == int(inputs["image_kept"].sum())
+        assert count == int((inputs["image_map"] >= 0).sum())
         return count
 
     assert tokens(processor_kwargs={"pixelprune": {"threshold": 0.05}}) < tokens()
@@ -261,7 +261,7 @@ def test_floats_are_refused(qwen: Any, pictures: list) -> None:
     with pytest.raises(ValueError, match="images must be 8-bit to be compared pixel by pixel, got float64; pass uint8"):
         call(qwen, [floats])
     unpruned = call(qwen, [floats], pixelprune=False, do_rescale=False)
-    assert bool(unpruned["image_kept"].all())
+    assert bool((unpruned["image_map"] >= 0).all())
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "I;16", "F", "CMYK", "array"])
@@ -287,7 +287,7 @@ def test_what_is_not_converted_to_rgb(name: str, mode: str, pictures: list) -> N
     if expected is None:
         return
     unpruned = call(processor, [image], pixelprune=False, **options)
-    assert bool(unpruned.pop("image_kept").all())
+    assert bool((unpruned.pop("image_map") >= 0).all())
     assert unpruned.keys() == expected.keys()
     assert all(torch.equal(unpruned[key], expected[key]) for key in expected)
 
@@ -324,18 +324,18 @@ def test_own_statistics_and_raw_pixels(qwen: Any, pictures: list) -> None:
 def test_return_types(qwen: Any, pictures: list) -> None:
     tensors = call(qwen, pictures)
     arrays = call(qwen, pictures, return_tensors="np")
-    assert isinstance(arrays["image_kept"], np.ndarray)
+    assert isinstance(arrays["image_map"], np.ndarray)
     assert np.array_equal(arrays["pixel_values"], tensors["pixel_values"].numpy())
     assert kept(arrays) == kept(tensors)
     unpadded = qwen(text=[f"read {qwen.image_token}"], images=pictures[:1])
-    assert len(unpadded["pixel_values"]) == 4 * int(unpadded["image_kept"].sum())
+    assert len(unpadded["pixel_values"]) == 4 * int((unpadded["image_map"] >= 0).sum())
     on_device = call(qwen, pictures, device="cpu")
     assert torch.equal(on_device["pixel_values"], tensors["pixel_values"])
 
 
 def test_text_alone(qwen: Any) -> None:
     inputs = qwen(text=["the quick fox"], return_tensors="pt")
-    assert "image_kept" not in inputs
+    assert "image_map" not in inputs
     assert kept(inputs) == []
 
 
@@ -352,7 +352,7 @@ def test_videos_pass_unpruned(qwen: Any, pictures: list) -> None:
     assert torch.equal(actual["video_grid_thw"], expected["video_grid_thw"])
     count = int((expected["input_ids"] == qwen.video_token_id).sum())
     assert int((actual["input_ids"] == qwen.video_token_id).sum()) == count > 0
-    assert int((actual["input_ids"] == qwen.image_token_id).sum()) == int(actual["image_kept"].sum())
+    assert int((actual["input_ids"] == qwen.image_token_id).sum()) == int((actual["image_map"] >= 0).sum())
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
@@ -400,11 +400,11 @@ def test_what_the_classes_of_an_enabled_processor_make_is_stock(stock: Any, tmp_
 
 
 def test_enabling_again_replaces_the_options(qwen: Any, pictures: list) -> None:
-    first = int(call(qwen, pictures)["image_kept"].sum())
+    first = int((call(qwen, pictures)["image_map"] >= 0).sum())
     enable(processor=qwen, threshold=0.05)
-    assert int(call(qwen, pictures)["image_kept"].sum()) < first
+    assert int((call(qwen, pictures)["image_map"] >= 0).sum()) < first
     enable(processor=qwen)
-    assert int(call(qwen, pictures)["image_kept"].sum()) == first
+    assert int((call(qwen, pictures)["image_map"] >= 0).sum()) == first
     assert [cls.__name__ for cls in type(qwen).__mro__].count(type(qwen).__name__) == 2
 
 

@@ -40,40 +40,64 @@ def refused(model_case: Case, text: str, **changes: Any) -> None:
 def test_inputs_of_a_stock_processor(model_case: Case) -> None:
     refused(
         model_case,
-        "pixel_values came without image_kept, so they are not from a processor that prunes",
-        image_kept=None,
+        "pixel_values came without image_map, so they are not from a processor that prunes",
+        image_map=None,
     )
 
 
 def test_inputs_of_a_stock_processor_for_the_model_without_its_head(model_case: Case) -> None:
-    with pytest.raises(ValueError, match="pixel_values came without image_kept"):
-        model_case.pruned.base_model(**wrong(model_case, image_kept=None))
+    with pytest.raises(ValueError, match="pixel_values came without image_map"):
+        model_case.pruned.base_model(**wrong(model_case, image_map=None))
 
 
 def test_pruned_inputs_for_a_stock_model(model_case: Case) -> None:
-    with pytest.raises(ValueError, match="image_kept"):
+    with pytest.raises(ValueError, match="image_map"):
         model_case.stock.generate(**wrong(model_case), max_new_tokens=1)
 
 
 def test_mask_of_another_length(model_case: Case) -> None:
-    kept_mask = wrong(model_case)["image_kept"]
-    text = r"image_kept must be a bool tensor of shape \(40,\), one entry per block of .*, got torch.bool"
-    refused(model_case, text + r" \(39,\)", image_kept=kept_mask[:-1])
-    refused(model_case, r"shape \(40,\).*got torch.int64", image_kept=kept_mask.long())
-    refused(model_case, r"shape \(40,\).*got list", image_kept=kept_mask.tolist())
+    values = wrong(model_case)["image_map"]
+    text = r"image_map must be a tensor of shape \(40,\), one whole number per block of .*, got torch.int32"
+    refused(model_case, text + r" \(39,\)", image_map=values[:-1])
+    refused(model_case, r"shape \(40,\).*got torch.float32", image_map=values.float())
+    refused(model_case, r"shape \(40,\).*got torch.bool", image_map=values >= 0)
+    refused(model_case, r"shape \(40,\).*got list", image_map=values.tolist())
 
 
-def test_image_without_a_block(model_case: Case) -> None:
-    kept_mask = wrong(model_case)["image_kept"].clone()
-    kept_mask[24:32] = False
-    refused(model_case, "keep at least one block of each image, got none of image 1", image_kept=kept_mask)
+def test_map_in_the_widest_type(model_case: Case) -> None:
+    inputs = wrong(model_case)
+    expected = model_case.pruned(**inputs).logits
+    assert torch.equal(model_case.pruned(**{**inputs, "image_map": inputs["image_map"].long()}).logits, expected)
+
+
+# Of images of 6 x 4, 2 x 4 and 4 x 2 blocks.
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        (slice(24, 32), -1, "it must keep at least one block of each image, and keeps none of image 1"),
+        (slice(32, 40), 8, "its values for image 2 must be from -1 to 7"),
+        (3, -2, "its values for image 0 must be from -1 to 23"),
+    ],
+)
+def test_map_that_is_not_valid(model_case: Case, place: Any, value: int, text: str) -> None:
+    values = wrong(model_case)["image_map"].clone()
+    values[place] = value
+    refused(model_case, f"image_map is not valid: {text}; pass it as the processor returned it", image_map=values)
+
+
+def test_copy_of_a_block_that_is_not_encoded(model_case: Case) -> None:
+    values = wrong(model_case)["image_map"].clone()
+    dropped = (values[:24] < 0).nonzero()[:2, 0].tolist()
+    values[dropped[0]] = dropped[1]
+    text = f"it has block {dropped[1]} of image 0 at block {dropped[0]}, but block {dropped[1]} is not one that"
+    refused(model_case, text, image_map=values)
 
 
 def test_pixels_of_another_call(model_case: Case) -> None:
     pixels = wrong(model_case)["pixel_values"]
     count = len(pixels)
     text = (
-        f"pixel_values must hold the {count} patches of the {count // 4} blocks that image_kept keeps, got {count - 4}"
+        f"pixel_values must hold the {count} patches of the {count // 4} blocks that image_map keeps, got {count - 4}"
     )
     refused(model_case, text, pixel_values=pixels[4:])
 
@@ -82,7 +106,7 @@ def test_placeholders_that_disagree(model_case: Case) -> None:
     inputs = wrong(model_case)
     full, _ = model_case.prompts(ROWS)
     changes = {name: full.inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    refused(model_case, r"input_ids hold 40 image placeholders \(id 100\), but image_kept keeps \d+ blocks", **changes)
+    refused(model_case, r"input_ids hold 40 image placeholders \(id 100\), but image_map has \d+ tokens", **changes)
     cut = {name: inputs[name][:, :9] for name in changes}
     refused(model_case, "truncate none of it", **cut)
 
@@ -95,7 +119,7 @@ def test_rows_out_of_order(model_case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["pixel_values", "image_grid_thw", "input_ids"])
 def test_left_out(model_case: Case, name: str) -> None:
-    with pytest.raises(ValueError, match=f"image_kept came without {name}"):
+    with pytest.raises(ValueError, match=f"image_map came without {name}"):
         model_case.pruned(**wrong(model_case, **{name: None}))
 
 
@@ -166,7 +190,7 @@ def test_another_enabled_model_is_not_let_through(model_case: Case) -> None:
     _, pruned = model_case.prompts(ROWS)
 
     def call_the_other(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        with pytest.raises(ValueError, match="pixel_values came without image_kept"):
+        with pytest.raises(ValueError, match="pixel_values came without image_map"):
             other.pruned(**other.inputs(full))
         return scores
 
@@ -336,9 +360,9 @@ def test_encoder_input_that_is_not_known(model_case: Case, monkeypatch: pytest.M
 
 
 def test_kept_of_stock_inputs() -> None:
-    with pytest.raises(ValueError, match="no image_kept: they are not from a processor that prunes"):
+    with pytest.raises(ValueError, match="no image_map: they are not from a processor that prunes"):
         kept({"image_grid_thw": torch.tensor([[1, 4, 4]])})
-    with pytest.raises(ValueError, match="image_kept has 3 entries"):
-        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 2]]), "image_kept": torch.ones(3, dtype=torch.bool)})
-    with pytest.raises(ValueError, match="image_kept has 6 entries"):
-        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]), "image_kept": torch.ones(6, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="image_map has 3 entries"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 2]]), "image_map": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="image_map has 6 entries"):
+        kept({"image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]), "image_map": torch.ones(6, dtype=torch.bool)})

@@ -38,7 +38,7 @@ def test_class_and_signature(family_name: str) -> None:
     assert isinstance(model_case.pruned, stock)
     assert model_case.pruned.can_generate() == model_case.stock.can_generate()
     names = list(inspect.signature(model_case.pruned.forward).parameters)
-    assert [name for name in names if name != "image_kept"] == list(
+    assert [name for name in names if name != "image_map"] == list(
         inspect.signature(model_case.stock.forward).parameters
     )
     with pytest.raises(ValueError, match="image_kpet"):
@@ -161,7 +161,7 @@ def test_gradient_checkpointing(family_name: str) -> None:
 def rows_of(model_case: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
     """One dict a row without padding, as a dataset has them; one image each."""
     inputs, examples, start = model_case.inputs(prompt), [], 0
-    for i, keep in enumerate(prompt.keep):
+    for i, (keep, values) in enumerate(zip(prompt.keep, prompt.maps, strict=True)):
         tokens = inputs["attention_mask"][i].bool()
         example = {
             name: value[i][tokens] for name, value in inputs.items() if value.shape == inputs["attention_mask"].shape
@@ -172,7 +172,7 @@ def rows_of(model_case: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
         for name in ("image_grid_thw", "image_merge_sizes"):
             if name in inputs:
                 example[name] = inputs[name][i : i + 1]
-        example["image_kept"] = keep
+        example["image_map"] = values
         example["labels"] = example["input_ids"].masked_fill(example["input_ids"] > 99, -100)
         examples.append(example)
     return examples
@@ -180,7 +180,7 @@ def rows_of(model_case: Case, prompt: Prompt) -> list[dict[str, torch.Tensor]]:
 
 def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     assert "junk" not in examples[0]
-    assert "image_kept" in examples[0]
+    assert "image_map" in examples[0]
     length = max(len(example["input_ids"]) for example in examples)
     batch = {}
     for name in examples[0]:

@@ -14,13 +14,16 @@ from pixelprune.bench._devices import check
 from pixelprune.bench._flops import counted_flops, speed_up
 from pixelprune.bench._tables import Table, duration, measured_on, numbers, texts
 from pixelprune.bench._timing import median_seconds, square
-from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.selection._blocks import Image
 from pixelprune.standins import IMAGE, VISION_END, VISION_START, standin_processor, wide_model
 from pixelprune.transformers import enable, families
 from pixelprune.transformers.encoding import encode_images
 from pixelprune.transformers.positions import mrope_positions
 
+# Shares of dropped blocks that come back: what the language model reads depends on them, what the encoder computes does
+# not.
+RESTORE = (0.0, 0.25, 1.0)
 # Tokens of text in front of the image, and behind it.
 _TEXT = 32
 _FIGURES = numbers("full", "pruned", "speed-up", "by FLOPs")
@@ -49,9 +52,9 @@ def bench_prefill(
         ValueError: a side or the device is not usable.
 
     Returns:
-        By side: ``tokens``, ``kept`` and ``retain_ratio``, and for ``vision`` and ``language`` the
-        median seconds ``full`` and ``pruned``, their quotient ``speed_up``, and ``flops``, the
-        quotient of the floating-point operations counted in both.
+        By side: ``tokens``, ``kept`` and ``retain_ratio``; for ``vision`` the median seconds ``full`` and ``pruned``,
+        their quotient ``speed_up``, and ``flops``, the quotient of the floating-point operations counted in both; and
+        ``language``, a list of the same with ``restore`` and the ``tokens`` that are read, for some shares.
     """
     check(sides, device)
     model, family = wide_model(depth, depth), families.get("qwen3_vl")
@@ -60,41 +63,50 @@ def bench_prefill(
     result = {}
     for side in sides:
         picture = PIL.Image.fromarray(square(page, side))
-        full, pruned = (processor([picture], return_tensors="pt", pixelprune=asked) for asked in (False, None))
-        result[str(side)] = _prefill(model, family, full.to(device), pruned.to(device), rounds)
+        full = processor([picture], return_tensors="pt", pixelprune=False).to(device)
+        pruned = {
+            restore: processor([picture], return_tensors="pt", pixelprune={"restore": restore}).to(device)
+            for restore in RESTORE
+        }
+        result[str(side)] = _prefill(model, family, full, pruned, rounds)
     return result
 
 
-def _prefill(model: Any, family: Any, full: Any, pruned: Any, rounds: int) -> dict[str, Any]:
-    grid = pruned["image_grid_thw"]
-    keep = KeepMask.of_grids(pruned["image_kept"], grid, merge=2)
-    (total,), (kept,) = keep.totals, keep.counts
-
-    def prompt(count: int) -> dict[str, Tensor]:
-        words = range(_TEXT)
-        ids = torch.tensor([[*words, VISION_START, *[IMAGE] * count, VISION_END, *words]], device=grid.device)
-        return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
+def _prefill(model: Any, family: Any, full: Any, pruned: Mapping[float, Any], rounds: int) -> dict[str, Any]:
+    grid = full["image_grid_thw"]
+    all_tokens = TokenMap.of_grids(full[IMAGE_MAP], grid, merge=2)
+    maps = {restore: TokenMap.of_grids(given[IMAGE_MAP], grid, merge=2) for restore, given in pruned.items()}
 
     def encode_all() -> Any:
         return model.base_model.get_image_features(full["pixel_values"], grid, return_dict=True)
 
-    def encode_kept() -> Any:
-        return encode_images(model, family, pruned["pixel_values"], grid, keep, None)
+    def encode_kept(restore: float) -> Any:
+        return encode_images(model, family, pruned[restore]["pixel_values"], grid, maps[restore], None)
 
-    def read_all() -> None:
-        model(**prompt(total), image_grid_thw=grid, mm_encoder_outputs={"image": features["full"]}, logits_to_keep=1)
-
-    def read_kept() -> None:
-        inputs = prompt(kept)
-        asked = {**inputs, "image_grid_thw": grid}
-        positions, _ = mrope_positions(model, asked, IMAGE, inputs["input_ids"] == IMAGE, keep)
-        model(**inputs, position_ids=positions, mm_encoder_outputs={"image": features["pruned"]}, logits_to_keep=1)
+    def read(tokens: TokenMap, features: Any) -> None:
+        inputs = _prompt(tokens, grid)
+        if not tokens.everything:
+            is_image = inputs["input_ids"] == IMAGE
+            inputs["position_ids"], _ = mrope_positions(model, inputs, IMAGE, is_image, tokens.present)
+            del inputs["image_grid_thw"]
+        model(**inputs, mm_encoder_outputs={"image": features}, logits_to_keep=1)
 
     with torch.no_grad():
-        features = {"full": encode_all(), "pruned": encode_kept()}
-        parts = {"vision": (encode_all, encode_kept), "language": (read_all, read_kept)}
-        compared = {part: _compared(runs, rounds) for part, runs in parts.items()}
-    return {"tokens": total, "kept": kept, "retain_ratio": kept / total, **compared}
+        vision = _compared((encode_all, partial(encode_kept, RESTORE[0])), rounds)
+        whole, language = encode_all(), []
+        for restore, tokens in maps.items():
+            runs = (partial(read, all_tokens, whole), partial(read, tokens, encode_kept(restore)))
+            count = sum(tokens.present.counts)
+            language.append({"restore": restore, "tokens": count, **_compared(runs, rounds)})
+    (total,), (kept,) = all_tokens.totals, maps[RESTORE[0]].encoded.counts
+    return {"tokens": total, "kept": kept, "retain_ratio": kept / total, "vision": vision, "language": language}
+
+
+def _prompt(tokens: TokenMap, grid: Tensor) -> dict[str, Tensor]:
+    words = range(_TEXT)
+    images = [IMAGE] * sum(tokens.present.counts)
+    ids = torch.tensor([[*words, VISION_START, *images, VISION_END, *words]], device=grid.device)
+    return {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int(), "image_grid_thw": grid}
 
 
 def _compared(runs: tuple[Callable[[], object], Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -111,23 +123,27 @@ def _to_the_end(run: Callable[[], object]) -> None:
 
 def table(result: Mapping[str, Any]) -> Table:
     """The table of a result of `pixelprune bench prefill`."""
-    rows = [
-        (
-            f"{side}²",
-            f"{case['tokens']:,}",
-            f"{case['kept']:,}",
-            label,
-            duration(case[part]["full"]),
-            duration(case[part]["pruned"]),
-            f"{case[part]['speed_up']:.2f} ×",
-            f"{case[part]['flops']:.2f} ×",
-        )
-        for side, case in result["sides"].items()
-        for part, label in (("vision", "vision encoder"), ("language", "language model"))
-    ]
+    rows = []
+    for side, case in result["sides"].items():
+        rows.append(_row(side, case, "vision encoder", case["kept"], case["vision"]))
+        for part in case["language"]:
+            rows.append(_row(side, case, f"language model, restore {part['restore']:g}", part["tokens"], part))
     return Table(
         f"Encoder and prefill, widths of Qwen3-VL-2B, {result['depth']} + {result['depth']} layers, τ = 0, medians",
-        (*texts("page"), *numbers("visual tokens", "kept"), *texts("part"), *_FIGURES),
+        (*texts("page"), *numbers("visual tokens"), *texts("part"), *numbers("it gets"), *_FIGURES),
         tuple(rows),
         (measured_on(result["machine"]),),
+    )
+
+
+def _row(side: str, case: Mapping[str, Any], label: str, tokens: int, part: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        f"{side}²",
+        f"{case['tokens']:,}",
+        label,
+        f"{tokens:,}",
+        duration(part["full"]),
+        duration(part["pruned"]),
+        f"{part['speed_up']:.2f} ×",
+        f"{part['flops']:.2f} ×",
     )

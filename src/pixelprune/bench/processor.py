@@ -13,7 +13,7 @@ from pixelprune.bench.select import SIDES
 from pixelprune.images.samples import photograph
 from pixelprune.selection._blocks import Image
 from pixelprune.standins import standin_processor
-from pixelprune.transformers import enable
+from pixelprune.transformers import enable, kept
 
 
 def bench_processor(pictures: dict[str, Image], sides: tuple[int, ...] = SIDES, rounds: int = 9) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def processor_pictures(page: Image, screen: Image) -> dict[str, Image]:
 def _compare(stock: Any, pruned: Any, image: PIL.Image.Image, rounds: int) -> dict[str, float]:
     outputs = {name: run([image], return_tensors="pt") for name, run in (("stock", stock), ("pruned", pruned))}
     sizes = {name: output["pixel_values"].nbytes for name, output in outputs.items()}
-    retained = float(outputs["pruned"]["image_kept"].float().mean())
+    (counts,) = kept(outputs["pruned"])
+    retained = counts.retain_ratio
     del outputs
     times = median_seconds(
         {

@@ -43,6 +43,8 @@ Metric = Annotated[str, typer.Option(metavar="NAME", help=option_help("metric"))
 Predictor = Annotated[str, typer.Option(metavar="NAME", help=option_help("predictor"))]
 MaxTokens = Annotated[int | None, typer.Option(metavar="COUNT", help=option_help("max_tokens"))]
 MaxThreshold = Annotated[float, typer.Option(help=option_help("max_threshold"))]
+Restore = Annotated[float, typer.Option(help=option_help("restore"))]
+MinTokens = Annotated[int | None, typer.Option(metavar="COUNT", help=option_help("min_tokens"))]
 
 
 def printable(text: str) -> str:

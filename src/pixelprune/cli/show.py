@@ -32,6 +32,8 @@ def show(
     predictor: common.Predictor = PruneConfig.predictor,
     max_tokens: common.MaxTokens = PruneConfig.max_tokens,
     max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
+    restore: common.Restore = PruneConfig.restore,
+    min_tokens: common.MinTokens = PruneConfig.min_tokens,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help=f"Folder for the pictures, NAME{PICTURE_SUFFIX}.")
     ] = Path("overlays"),
@@ -49,14 +51,14 @@ def show(
 ) -> None:
     """Show which blocks of your images are kept, and how many visual tokens that saves.
 
-    Writes one picture per image: kept blocks in color, dropped blocks grayed out.
+    Writes one picture per image: kept blocks in color, dropped blocks grayed out, and blue where a copy comes back.
     For an animation, only the first frame is shown; for a PDF or a TIFF, every page.
     The milliseconds are the time of the selection alone.
     """
     try:
         sizes.preset(model)
         check_transparency(transparency)
-        config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold)
+        config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold, restore, min_tokens)
     except ValueError as error:
         common.refuse(error)
     try:
@@ -129,6 +131,8 @@ class _Batch:
             "model_height": image.shape[0],
             "tokens": selection.total,
             "kept": selection.kept,
+            "copies": selection.copies,
+            "language_tokens": selection.tokens,
             "retain_ratio": selection.retain_ratio,
             "threshold": selection.threshold,
             "budget_met": selection.budget_met,
@@ -149,6 +153,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str], int], ...] = (
     ("model size", lambda row: f"{row['model_width']} × {row['model_height']}", 104),
     ("tokens", lambda row: f"{row['tokens']:,}", 0),
     ("kept", lambda row: f"{row['kept']:,}" if row["budget_met"] else f"[red]{row['kept']:,} ![/]", 0),
+    ("with copies", lambda row: f"{row['language_tokens']:,}", 0),
     ("retain ratio", lambda row: f"[bold]{row['retain_ratio']:.3f}[/]", 0),
     ("τ", lambda row: f"{row['threshold']:.4g}", 70),
     ("largest error", lambda row: f"{row['largest_error']:.4g}", 92),
@@ -158,7 +163,12 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str], int], ...] = (
 
 def _print(batch: _Batch, model: str) -> None:
     rows, config = batch.rows, batch.config
-    columns = [(name, cell) for name, cell, least in _COLUMNS if common.out.width >= least]
+    copies = config.restore > 0 or config.min_tokens is not None
+    columns = [
+        (name, cell)
+        for name, cell, least in _COLUMNS
+        if common.out.width >= least and (copies or name != "with copies")
+    ]
     lines = []
     for row in rows:
         label = row["image"] if row["page"] is None else f"{row['image']} page {row['page']}"
@@ -166,7 +176,12 @@ def _print(batch: _Batch, model: str) -> None:
     footer = []
     if len(rows) > 1:
         tokens, kept = sum(row["tokens"] for row in rows), sum(row["kept"] for row in rows)
-        totals = {"tokens": f"{tokens:,}", "kept": f"{kept:,}", "retain ratio": f"[bold]{kept / tokens:.3f}[/]"}
+        totals = {
+            "tokens": f"{tokens:,}",
+            "kept": f"{kept:,}",
+            "with copies": f"{sum(row['language_tokens'] for row in rows):,}",
+            "retain ratio": f"[bold]{kept / tokens:.3f}[/]",
+        }
         footer = [f"{len(rows)} images", *(totals.get(name, "") for name, _ in columns)]
     title = f"What {model} would see, {config.predictor}, {config.metric}"
     common.print_table(title, [("image", "left"), *((name, "right") for name, _ in columns)], lines, footer)

@@ -101,6 +101,8 @@ def sft(
     predictor: common.Predictor = PruneConfig.predictor,
     max_tokens: common.MaxTokens = PruneConfig.max_tokens,
     max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
+    restore: common.Restore = PruneConfig.restore,
+    min_tokens: common.MinTokens = PruneConfig.min_tokens,
     config: Config = None,
     help_all: HelpAll = False,
 ) -> None:
@@ -126,6 +128,8 @@ def distill(
     predictor: common.Predictor = PruneConfig.predictor,
     max_tokens: common.MaxTokens = PruneConfig.max_tokens,
     max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
+    restore: common.Restore = PruneConfig.restore,
+    min_tokens: common.MinTokens = PruneConfig.min_tokens,
     config: Config = None,
     help_all: HelpAll = False,
 ) -> None:

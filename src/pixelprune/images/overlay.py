@@ -1,4 +1,4 @@
-"""The picture of a selection: kept blocks in color, dropped ones grayed out."""
+"""The picture of a selection: kept blocks in color, copies tinted blue, all others grayed out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import PIL.Image
 from pixelprune.selection._blocks import Image, in_blocks
 from pixelprune.selection.select import Selection, check_size
 
-# Dropped pixels move this far from their own lightness towards the veil's gray level.
-_VEIL = 176
+# Dropped pixels move this far from their own lightness towards the color of a veil.
+_DROPPED = (176, 176, 176)
+_COPIED = (90, 160, 245)
 _OPACITY = 0.68
 # Edges are mixed half and half, so that text stays readable under them.
 _HALF_LINE = np.array((64, 80, 112), np.uint8)
@@ -24,7 +25,8 @@ def overlay(image: Image, selection: Selection, *, grid: bool = False) -> PIL.Im
         grid: whether to draw the edges of all blocks.
 
     Returns:
-        RGB image of W × H pixels; kept blocks are unchanged unless `grid` is set.
+        RGB image of W × H pixels. Kept blocks are unchanged unless `grid` is set; dropped blocks that come back as
+        copies are blue, and the others gray.
 
     Raises:
         ValueError: the selection belongs to an image of another size.
@@ -39,10 +41,11 @@ def overlay(image: Image, selection: Selection, *, grid: bool = False) -> PIL.Im
     check_size(image, selection)
     picture = image.copy() if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
     blocks = in_blocks(picture, selection.block)
-    for row, keep in zip(blocks, selection.keep, strict=True):  # in float, all of them would take several times more
-        dropped = row[~keep]
-        lightness = dropped.mean(axis=-1, keepdims=True)
-        row[~keep] = np.rint(lightness + (_VEIL - lightness) * _OPACITY)
+    for row, keep, copied in zip(blocks, selection.keep, selection.restored, strict=True):
+        # Row by row: in float, all of them would take several times more.
+        for chosen, veil in ((~keep & ~copied, _DROPPED), (copied, _COPIED)):
+            lightness = row[chosen].mean(axis=-1, keepdims=True)
+            row[chosen] = np.rint(lightness + (np.array(veil) - lightness) * _OPACITY)
     if grid:
         for edge in (blocks[:, :, 0, :], blocks[:, :, :, 0]):
             edge[:] = edge // 2 + _HALF_LINE

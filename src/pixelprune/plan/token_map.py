@@ -88,7 +88,7 @@ class TokenMap:
 
     @cached_property
     def gathers(self) -> list[Tensor | None]:
-        """For each item, which of the features of its kept blocks its tokens get, long (L,); None if it has no copies."""
+        """For each item, which features of its kept blocks its tokens get, long (L,); None if it has no copies."""
         gathers: list[Tensor | None] = []
         for values, kept, present in zip(self.parts, self.encoded.parts, self.present.parts, strict=True):
             if torch.equal(kept, present):

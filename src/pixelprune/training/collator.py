@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from pixelprune.images.files import load_image
 from pixelprune.images.modes import to_rgb
+from pixelprune.plan.token_map import IMAGE_MAP
 from pixelprune.transformers import keeping_all
 
 IGNORED = -100
@@ -41,7 +42,7 @@ class Collator:
     Example (`processor` enabled):
 
         collator = Collator(DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True))
-        collator([{"prompt": …, "completion": …, "images": ["page.png"]}])["image_kept"]
+        collator([{"prompt": …, "completion": …, "images": ["page.png"]}])["image_map"]
     """
 
     def __init__(self, stock: DataCollatorForVisionLanguageModeling, teacher: bool = False) -> None:
@@ -68,11 +69,11 @@ class Collator:
     def _check(self, batch: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         # For a batch only the sum over all images is known; single rows are checked before training.
         found = int((batch["input_ids"] == self.image_token).sum())
-        kept = int(batch["image_kept"].sum()) if "image_kept" in batch else 0
-        if found != kept:
+        expected = int((batch[IMAGE_MAP] >= 0).sum()) if IMAGE_MAP in batch else 0
+        if found != expected:
             named = row_label(rows[0]) if len(rows) == 1 else f"{row_label(rows[0])} to {row_label(rows[-1])}"
             raise RowError(
-                f"{named}: the prompt holds {found} visual tokens for {kept} that were kept of its images; "
+                f"{named}: the prompt holds {found} visual tokens for {expected} that its images have; "
                 "write one placeholder per image, and set no max_length that cuts images"
             )
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)

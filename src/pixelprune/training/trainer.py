@@ -16,7 +16,7 @@ from pixelprune.training.config import SFTConfig
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
 from pixelprune.training.sharding import gather_head_in_forward
-from pixelprune.transformers import is_enabled
+from pixelprune.transformers import is_enabled, kept
 from pixelprune.transformers.switch import inner_model
 
 _log = logging.getLogger("pixelprune")
@@ -27,8 +27,8 @@ class SFTTrainer(trl.SFTTrainer):
 
     Everything that TRL's `SFTTrainer` does. In addition, each row is made into a batch before the first
     step: rows that cannot be trained on are named, and the lengths of the others after pruning decide
-    which rows share a batch. The log shows ``visual_tokens`` (kept) and ``visual_tokens_unpruned`` per
-    step, ``retain_ratio``, and ``tokens_per_second`` (without padding, over all processes).
+    which rows share a batch. The log shows ``visual_tokens`` and ``visual_tokens_unpruned`` per step,
+    ``retain_ratio`` (kept blocks), and ``tokens_per_second`` (without padding, over all processes).
 
     Args:
         model: enabled with `pixelprune.transformers.enable`; may be wrapped by PEFT.
@@ -134,9 +134,14 @@ class _Meter:
             self.counts[name] = self.counts.get(name, 0) + value
 
     def count(self, inputs: dict[str, Any]) -> None:
-        keep = inputs.get("image_kept")
-        total, kept = (0, 0) if keep is None else (keep.numel(), int(keep.sum()))
-        self.add(batches=1, blocks=total, kept=kept, tokens=int(inputs["attention_mask"].sum()))
+        images = kept(inputs)
+        self.add(
+            batches=1,
+            blocks=sum(image.total for image in images),
+            kept=sum(image.kept for image in images),
+            visual=sum(image.tokens for image in images),
+            tokens=int(inputs["attention_mask"].sum()),
+        )
 
     def read(self, accelerator: Any, batches_of_step: int) -> dict[str, float]:
         """What the log says, of all processes; counts start again from zero."""
@@ -145,7 +150,7 @@ class _Meter:
         values = torch.tensor(list(mine.values()), dtype=torch.float32, device=accelerator.device)
         total = dict(zip(mine, accelerator.reduce(values, "sum").tolist(), strict=True))
         result = {
-            "visual_tokens": total["kept"] / steps,
+            "visual_tokens": total["visual"] / steps,
             "visual_tokens_unpruned": total["blocks"] / steps,
             "retain_ratio": total["kept"] / total["blocks"] if total["blocks"] else 1.0,
             "tokens_per_second": total["tokens"] / seconds,

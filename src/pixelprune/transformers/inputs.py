@@ -21,6 +21,9 @@ from pixelprune.transformers.positions import mrope_positions
 
 Inputs = dict[str, Any]
 
+# Data sets give whole numbers back in the widest type.
+_WHOLE = (torch.int32, torch.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -273,10 +276,10 @@ def _checked_grids(inputs: Inputs) -> Tensor:
 
 def _checked_map(values: Any, grids: Tensor, pixel_values: Tensor | None, merge: int) -> TokenMap:
     blocks = int(grids.prod(-1).sum()) // merge**2
-    if not isinstance(values, Tensor) or values.dtype != torch.int32 or values.shape != (blocks,):
+    if not isinstance(values, Tensor) or values.dtype not in _WHOLE or values.shape != (blocks,):
         got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"image_map must be an int32 tensor of shape ({blocks},), one entry per block of image_grid_thw "
+            f"image_map must be a tensor of shape ({blocks},), one whole number per block of image_grid_thw "
             f"{grids.tolist()}, got {got}"
         )
     tokens = TokenMap.of_grids(values, grids, merge)
