@@ -20,7 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.vllm import ARCHITECTURES
 from pixelprune.vllm.positions import MRopeMixin
 
@@ -29,6 +29,13 @@ Change = AbstractContextManager[Any]
 
 def changed(target: Any, name: str, make: Callable[[Any], Any]) -> Change:
     return patch.object(target, name, make(getattr(target, name)))
+
+
+def flipped(tokens: TokenMap) -> TokenMap:
+    """A map that keeps as many blocks, the last ones in place of the first ones, without copies."""
+    masks = [part.flip(0) for part in tokens.encoded.parts]
+    own = [torch.arange(len(mask), dtype=torch.int32) for mask in masks]
+    return TokenMap(torch.cat([torch.where(*pair, -1) for pair in zip(masks, own, strict=True)]).int(), tokens.shapes)
 
 
 def nothing(model: Any) -> Change:
@@ -82,13 +89,13 @@ def places(model: Any) -> Change:
     """Kept patches get the places of others."""
 
     def broken(stock: Any) -> Any:
-        def keep_mask(self: Any, masks: Any, grids: Any) -> Any:
-            keep = stock(self, masks, grids)
-            return KeepMask(torch.cat([part.flip(0) for part in keep.parts]), keep.shapes)
+        def token_map(self: Any, maps: Any, grids: Any) -> Any:
+            tokens = stock(self, maps, grids)
+            return tokens if tokens.everything else flipped(tokens)
 
-        return keep_mask
+        return token_map
 
-    return changed(model, "_keep_mask", broken)
+    return changed(model, "_token_map", broken)
 
 
 def one_sequence(_: Any) -> Change:
@@ -109,7 +116,7 @@ def one_axis(model: Any) -> Change:
 
     def broken(stock: Any) -> Any:
         def positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> Any:
-            if IMAGE_KEPT not in mm_features[0].data:
+            if IMAGE_MAP not in mm_features[0].data:
                 return stock(self, input_tokens, mm_features)
             return torch.arange(len(input_tokens)).expand(3, -1).contiguous(), 0
 
@@ -124,7 +131,7 @@ def shifted(model: Any) -> Change:
     def broken(stock: Any) -> Any:
         def positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> Any:
             found, delta = stock(self, input_tokens, mm_features)
-            return found, delta + (IMAGE_KEPT in mm_features[0].data)
+            return found, delta + (IMAGE_MAP in mm_features[0].data)
 
         return positions
 
@@ -153,10 +160,10 @@ def no_engine_hash(_: Any) -> Change:
 
 
 def stock_encoder(model: Any) -> Change:
-    """Masks get lost on the way to the encoder."""
+    """Maps get lost on the way to the encoder."""
 
     def broken(stock: Any) -> Any:
-        return lambda self, **kwargs: stock(self, **{k: v for k, v in kwargs.items() if k != IMAGE_KEPT})
+        return lambda self, **kwargs: stock(self, **{k: v for k, v in kwargs.items() if k != IMAGE_MAP})
 
     return changed(model, "_parse_and_validate_image_input", broken)
 
@@ -167,12 +174,42 @@ def other_blocks(_: Any) -> Change:
 
     def broken(stock: Any) -> Any:
         def select(self: Any, *args: Any) -> Any:
-            keep = stock(self, *args)
-            return KeepMask(torch.cat([part.flip(0) for part in keep.parts]), keep.shapes)
+            return flipped(stock(self, *args))
 
         return select
 
     return changed(ImagePruner, "_select", broken)
+
+
+def other_sources(_: Any) -> Change:
+    """Copies are of the kept block after the right one."""
+    from pixelprune.plan.pixels import ImagePruner
+
+    def broken(stock: Any) -> Any:
+        def select(self: Any, *args: Any) -> Any:
+            tokens, parts = stock(self, *args), []
+            for values, mask in zip(tokens.parts, tokens.encoded.parts, strict=True):
+                kept = mask.nonzero()[:, 0].int()
+                later = kept[(torch.searchsorted(kept, values) + 1) % len(kept)]
+                parts.append(torch.where((values >= 0) & ~mask, later, values))
+            return TokenMap(torch.cat(parts), tokens.shapes)
+
+        return select
+
+    return changed(ImagePruner, "_select", broken)
+
+
+def wrong_copies(_: Any) -> Change:
+    """Copies are gathered one row too far."""
+
+    def broken(stock: Any) -> Any:
+        def with_copies(self: Any, features: Any) -> Any:
+            parts = zip(stock(self, features), self.gathers, strict=True)
+            return [part if gather is None else part.roll(1, 0) for part, gather in parts]
+
+        return with_copies
+
+    return changed(TokenMap, "with_copies", broken)
 
 
 def unpruned(_: Any) -> Change:
@@ -196,6 +233,8 @@ BREAKS = {
         no_engine_hash,
         stock_encoder,
         other_blocks,
+        other_sources,
+        wrong_copies,
         unpruned,
     )
 }

@@ -30,6 +30,8 @@ ASKED = {"hf_overrides": {"pixelprune": False}} if VERSION else {}
 
 # What a request may ask for: nothing, equal blocks, and blocks that are nearly equal.
 OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
+# Copies as well, for the last group of pictures.
+COPIES = ({"restore": 0.25}, {"threshold": 0.02, "restore": 1}, {"min_tokens": 60})
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Pictures:
 
     def requests(self, image: str, groups: Sequence[list[str]]) -> list[dict[str, Any]]:
         """Each group of pictures with each of the options; the last group only, if engines have another version."""
-        return [self.request(image, names, options) for names in groups[-1 if VERSION else 0 :] for options in OPTIONS]
+        asked = [(names, options) for names in groups[-1 if VERSION else 0 :] for options in OPTIONS]
+        asked += [(groups[-1], options) for options in COPIES]
+        return [self.request(image, names, options) for names, options in asked]
 
     def request(
         self, image: str, names: list[str], options: Any = None, text: str = "read the total"

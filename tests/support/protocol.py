@@ -22,7 +22,7 @@ def replay(model: Any, batch: dict[str, Any], lengths: list[int]) -> Tensor | No
 
     total, items = sum(lengths), len(lengths) + 1
     budget = -(-total // items) * items
-    if any(spec.output_tokens > 2**20 for spec in model.get_encoder_cudagraph_item_specs(batch)):
+    if any(spec.get_path_output_tokens("default") > 2**20 for spec in model.get_encoder_cudagraph_item_specs(batch)):
         return None
     captured = model.prepare_encoder_cudagraph_capture_inputs(budget, items, items, torch.device("cpu"), torch.float32)
     buffers = dict(captured.values)
@@ -57,13 +57,25 @@ def by_hand(model: Any, processor: Any, job: dict[str, Any], options: Any) -> di
     chosen = [2, 0]
     selected = model.select_encoder_cudagraph_items(batch, chosen)
     expected = torch.cat([features[i] for i in chosen])
-    eager = model.encoder_eager_forward(selected)
-    replayed = replay(model, selected, [len(features[i]) for i in chosen])
+    specs = model.get_encoder_cudagraph_item_specs(batch)
+    patches, unit = [spec.input_size for spec in specs], model.visual.spatial_merge_size**2
+    assert sum(patches) == len(batch["pixel_values"])
+
+    def scattered(output: Tensor) -> Tensor:
+        """What vLLM stores of the output of a graph, or of what stands for it."""
+        into: dict[int, Tensor] = {}
+        counts = [spec.output_tokens for spec in specs]
+        model.postprocess_encoder_output({"default": output}, chosen, counts, into, True, selected)
+        return torch.cat([into[i] for i in chosen])
+
+    eager = scattered(model.encoder_eager_forward(selected))
+    replayed = replay(model, selected, [patches[i] // unit for i in chosen])
     none = model.select_encoder_cudagraph_items(batch, [])
     return {
-        "kept": [len(part) for part in features],
+        "tokens": [len(part) for part in features],
+        "patches": patches,
         "eager": float((eager - expected).abs().max()),
-        "replayed": None if replayed is None else float((replayed[: len(expected)] - expected).abs().max()),
+        "replayed": None if replayed is None else float((scattered(replayed) - expected).abs().max()),
         "none": len(none["pixel_values"]),
         "none_specs": model.get_encoder_cudagraph_item_specs(none),
     }
@@ -98,6 +110,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode(), set_current_vllm_config(llm.llm_engine.vllm_config):
         return {
             "pruned": by_hand(model, processor, job, True),
+            "copied": by_hand(model, processor, job, {"restore": 0.4}),
             "full": by_hand(model, processor, job, False),
             "profile": profiled(llm, processor),
         }

@@ -31,7 +31,7 @@ class Reference:
     processor: Any
 
     def prompt(self, spec: dict[str, Any]) -> Prompt:
-        """The request in full, with the blocks that may stay."""
+        """The request in full, with the blocks that may stay, and the copies."""
         asked = spec.get("options", {}).get("pixelprune", False)
         config = pixelprune.selection.config.resolve(asked, None)
         images = [Image.open(path).convert("RGB") for path in spec["images"]]
@@ -39,21 +39,24 @@ class Reference:
         image_processor = self.processor.image_processor
         raw = image_processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
         patch, merge = image_processor.patch_size, image_processor.merge_size
-        keep, start = [], 0
+        keep, maps, start = [], [], 0
         for _, h, w in inputs["image_grid_thw"].tolist():
             places = patch_places((h, w), merge, self.order).view(h // merge, w // merge, merge, merge)
             cut = raw[start : start + h * w].view(h * w, 3, patch, patch)[places]
             picture = cut.permute(0, 2, 5, 1, 3, 6, 4).reshape(h * patch, w * patch, 3).numpy().astype(np.uint8)
-            keep.append(
-                torch.ones(h * w // merge**2, dtype=torch.bool)
-                if config is None
-                else torch.from_numpy(pixelprune.select(picture, config, block=patch * merge).keep.ravel())
-            )
+            if config is None:
+                keep.append(torch.ones(h * w // merge**2, dtype=torch.bool))
+                maps.append(torch.arange(h * w // merge**2).int())
+            else:
+                selection = pixelprune.select(picture, config, block=patch * merge)
+                keep.append(torch.from_numpy(selection.keep.ravel()))
+                maps.append(torch.from_numpy(np.where(selection.restored, selection.source, -1).ravel()).int())
+                maps[-1][keep[-1]] = keep[-1].nonzero()[:, 0].int()
             start += h * w
         image = inputs["input_ids"] == self.processor.image_token_id
         selected = ~image
-        selected[image] = torch.cat(keep)
-        return Prompt(inputs, keep, selected)
+        selected[image] = torch.cat(maps) >= 0
+        return Prompt(inputs, keep, selected, maps)
 
     def logits(self, prompt: Prompt) -> Tensor:
         """(tokens that are kept, vocabulary)."""
@@ -128,7 +131,13 @@ class DotsOCR(Reference):
         grids = prompt.inputs["image_grid_thw"].tolist()
         pixels = prompt.inputs["pixel_values"].split([h * w for _, h, w in grids])
         parts = zip(pixels, grids, prompt.keep, strict=True)
-        features = torch.cat([self.vision(patches, (h, w), keep) for patches, (_, h, w), keep in parts])
+        kept = [self.vision(patches, (h, w), keep) for patches, (_, h, w), keep in parts]
+        # A token has the feature of the block that its map names, which is kept.
+        ranks = [
+            (keep.cumsum(0) - 1)[values[values >= 0].long()]
+            for keep, values in zip(prompt.keep, prompt.maps, strict=True)
+        ]
+        features = torch.cat([part[rank] for part, rank in zip(kept, ranks, strict=True)])
         ids = prompt.inputs["input_ids"][prompt.selected]
         embeds = self.text.get_input_embeddings()(ids)
         # What is answered can be a placeholder too, which then is a token as any other.

@@ -50,7 +50,7 @@ def test_many_flat_images_in_a_short_context(
         ends.append("error" in first)
         assert first == {**second, **({"cached": first["cached"]} if "cached" in first else {})}
         if "error" in first:
-            assert "keep so few blocks that positions run" in first["error"]
+            assert "have so few tokens that positions run" in first["error"]
             assert ("--hf-overrides" in first["error"]) is (where is None)
         else:
             expected = transformers.answer(request, first["ids"])

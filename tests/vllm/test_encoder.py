@@ -24,16 +24,19 @@ def test_graphs_replay_and_profiles_are_full(
         **{key: value for key, value in pictures.request(SMALL[family].image, names).items() if key != "options"},
     }
     found = run(tmp_path, job, "protocol.py")
-    full, pruned = found["full"], found["pruned"]
-    assert pruned["none"] == full["none"] == 0
-    assert pruned["none_specs"] == full["none_specs"] == []
-    assert pruned["eager"] < limit(full["eager"])
-    if graphs:
-        assert pruned["replayed"] < limit(full["replayed"])
-    else:
-        assert full["replayed"] is not None
-        assert pruned["replayed"] is None
-    assert all(kept < count for kept, count in zip(pruned["kept"], full["kept"], strict=True))
+    full, pruned, copied = found["full"], found["pruned"], found["copied"]
+    for one in (pruned, copied):
+        assert one["none"] == full["none"] == 0
+        assert one["none_specs"] == full["none_specs"] == []
+        assert one["eager"] < limit(full["eager"])
+        if graphs:
+            assert one["replayed"] < limit(full["replayed"])
+        else:
+            assert full["replayed"] is not None
+            assert one["replayed"] is None
+    counts = zip(pruned["tokens"], copied["tokens"], full["tokens"], strict=True)
+    assert all(fewest < some < most for fewest, some, most in counts)
+    assert copied["patches"] == pruned["patches"]  # a graph computes kept blocks, with copies and without
     # Images to profile with are of one colour: pruned, they would be one block.
     assert min(found["profile"]["dummy"]) > 100
     assert max(found["profile"]["patches"]) > 400

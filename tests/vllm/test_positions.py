@@ -13,7 +13,7 @@ from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.transformers_utils.config import get_config
 
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.token_map import IMAGE_MAP
 from pixelprune.vllm import ARCHITECTURES
 from pixelprune.vllm.positions import furthest_ahead, grow_table, table_rows
 from tests.support.model_config import model_config
@@ -48,7 +48,8 @@ def test_positions_are_those_of_the_full_prompt(family: str, seed: int, checkpoi
         grid = torch.tensor([1, 2 * rows, 2 * width])
         data = {"image_grid_thw": SimpleNamespace(data=grid)}
         if mask is not None:
-            data[IMAGE_KEPT] = SimpleNamespace(data=mask)
+            own = torch.arange(len(mask)).int()
+            data[IMAGE_MAP] = SimpleNamespace(data=torch.where(mask, own, -1).int())
         place = PlaceholderRange(offset=len(tokens) + 1, length=int(keep.sum()))
         features.append(
             MultiModalFeatureSpec(data=data, modality="image", identifier=str(number), mm_position=place)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from vllm.model_executor.models.paddleocr_vl import PaddleOCRImagePixelInputs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
+from pixelprune.plan.token_map import encoded
 from pixelprune.vllm import register
 from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.seams import as_declared, check_normalization, normalized
@@ -114,7 +115,7 @@ def test_kept_pixels_are_normalized_as_asked(
         for asked in (False, True)
     )
     order = processor._pruner.layout.patch_order
-    stays = patches_of(pruned["image_kept"].data, stock["image_grid_thw"].data, order)
+    stays = patches_of(encoded(pruned["image_map"].data), stock["image_grid_thw"].data, order)
     assert 0 < int(stays.sum()) < len(stays)
     assert torch.equal(pruned["pixel_values"].data, stock["pixel_values"].data[stays])
 

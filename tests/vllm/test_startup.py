@@ -32,6 +32,8 @@ SAID = {
     "no_engine_hash": "the same image has the same hash with and without pruning",
     "stock_encoder": "it ends in",
     "other_blocks": "a block is dropped at a threshold of 0 that no kept block equals",
+    "other_sources": "a copy is of a block that is not kept, or does not equal it at a threshold of 0",
+    "wrong_copies": "features of copies are",
     "unpruned": "no block of an image with a flat ground is dropped",
 }
 # Breaks that change nothing: positions have one axis, images are encoded one by one.

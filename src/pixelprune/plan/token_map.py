@@ -73,8 +73,7 @@ class TokenMap:
     @cached_property
     def encoded(self) -> KeepMask:
         """The blocks that the encoder computes: the kept ones."""
-        own = TokenMap.of_everything(self.shapes).values
-        return KeepMask(self.values == own.to(self.values.device), self.shapes)
+        return KeepMask(joined([encoded(part) for part in self.parts]), self.shapes)
 
     @cached_property
     def present(self) -> KeepMask:
@@ -143,3 +142,13 @@ class TokenMap:
     def each(self) -> list[TokenMap]:
         """The map of each item alone."""
         return [TokenMap(part, (shape,)) for part, shape in zip(self.parts, self.shapes, strict=True)]
+
+
+def encoded(values: Tensor) -> Tensor:
+    """Which blocks of one item the encoder computes, bool (N,), from its map (N,).
+
+    Example:
+        >>> encoded(torch.tensor([0, 0, -1, 3])).tolist()
+        [True, False, False, True]
+    """
+    return values == torch.arange(len(values), device=values.device)

@@ -18,7 +18,7 @@ UNTESTED = "untested"
 _NAMES = {field.name for field in fields(PruneConfig)} | {UNTESTED}
 
 # Raised when the same options lead to other pixels; part of the key of an image in vLLM's caches.
-_REVISION = 1
+_REVISION = 2
 
 
 def engine_options(model_config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Language-model positions of kept tokens: those of the unpruned prompt."""
+"""Language-model positions of tokens: those of the unpruned prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask, merge_size
+from pixelprune.plan.keep import merge_size
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.plan.tokens import unpruned_places
 from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import publish
@@ -36,15 +37,15 @@ class MRopeMixin(Contract):
     def get_mrope_input_positions(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         """Positions (3, S) of the tokens of the pruned prompt, and what decoding adds to their count."""
         stock = super().get_mrope_input_positions  # type: ignore[misc]
-        pruned = sorted((f for f in mm_features if _mask(f) is not None), key=_offset)
+        pruned = sorted((f for f in mm_features if _map(f) is not None), key=_offset)
         if not pruned:
             return stock(input_tokens, mm_features)  # type: ignore[no-any-return]
-        keep = _keep_mask(pruned)
+        present = _token_map(pruned).present
         tokens = torch.tensor(input_tokens)  # (S,)
         is_image = torch.zeros(1, len(tokens), dtype=torch.bool)
         for feature in pruned:
             is_image[0, _offset(feature) : _offset(feature) + feature.mm_position.length] = True
-        places, lengths = unpruned_places(is_image, torch.ones_like(is_image), keep)  # (1, S), (1,)
+        places, lengths = unpruned_places(is_image, torch.ones_like(is_image), present)  # (1, S), (1,)
         # Only placeholders are missing, and those of all images have the same id.
         full = torch.full((int(lengths[0]),), input_tokens[_offset(pruned[0])])  # (unpruned S,)
         full[places[0]] = tokens
@@ -57,25 +58,25 @@ def _offset(feature: Any) -> int:
     return int(feature.mm_position.offset)
 
 
-def _mask(feature: Any) -> Tensor | None:
-    """The keep mask of an image, bool (N,); None if it is not pruned."""
-    return None if feature.data is None or IMAGE_KEPT not in feature.data else feature.data[IMAGE_KEPT].data
+def _map(feature: Any) -> Tensor | None:
+    """The token map of an image, int32 (N,); None if it is not pruned."""
+    return None if feature.data is None or IMAGE_MAP not in feature.data else feature.data[IMAGE_MAP].data
 
 
-def _keep_mask(pruned: list[Any]) -> KeepMask:
-    mask = torch.cat([feature.data[IMAGE_KEPT].data for feature in pruned])
+def _token_map(pruned: list[Any]) -> TokenMap:
+    values = torch.cat([feature.data[IMAGE_MAP].data for feature in pruned])
     grids = torch.stack([feature.data["image_grid_thw"].data.flatten() for feature in pruned])  # (images, 3)
-    return KeepMask.of_grids(mask, grids, merge_size(grids, len(mask)))
+    return TokenMap.of_grids(values, grids, merge_size(grids, len(values)))
 
 
 def _unpruned(feature: Any, places: Tensor) -> Any:
     """`feature` where it would stand in the unpruned prompt."""
     start, position = int(places[_offset(feature)]), feature.mm_position
-    mask = _mask(feature)
-    if mask is None:
+    values = _map(feature)
+    if values is None:
         return replace(feature, mm_position=replace(position, offset=start))
-    start -= int(mask.nonzero()[0])  # the first block of an image may be dropped
-    return replace(feature, mm_position=replace(position, offset=start, length=len(mask)))
+    start -= int((values >= 0).nonzero()[0])  # the first block of an image may have no token
+    return replace(feature, mm_position=replace(position, offset=start, length=len(values)))
 
 
 def grow_table(rotary: Any, rows: int) -> None:
@@ -112,13 +113,13 @@ def table_rows(model_config: Any, stock_factor: int, grown: bool) -> int:
 def furthest_ahead(images: Iterable[tuple[int, int]]) -> int:
     """How far positions can run ahead of the count of tokens.
 
-    An image advances positions by the longer side of its grid, however few of its blocks are kept.
+    An image advances positions by the longer side of its grid, however few tokens it has.
 
     Args:
-        images: (longer side in blocks, kept blocks) of each image of a prompt, in order.
+        images: (longer side in blocks, tokens) of each image of a prompt, in order.
 
     Example: a flat page of 40 x 30 blocks, then one that is kept whole.
         >>> furthest_ahead([(40, 1), (40, 1200)])
         39
     """
-    return max(accumulate((side - kept for side, kept in images), initial=0))
+    return max(accumulate((side - tokens for side, tokens in images), initial=0))

@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.token_map import IMAGE_MAP, encoded
 from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.options import KEY
 
@@ -23,6 +23,7 @@ class Probe:
         full: what the stock processor makes of it.
         ours: what ours makes of it when nothing is to be dropped.
         pruned: what ours makes of it at a threshold of 0.
+        copied: the same, and half of the dropped blocks come back as copies.
         default: what ours makes of it without options of a request; None if the engine does not prune then.
         patch_order: of the processor's patches, "block" or "row".
     """
@@ -30,13 +31,15 @@ class Probe:
     full: Any
     ours: Any
     pruned: Any
+    copied: Any
     default: Any
     patch_order: str
 
     @property
-    def items(self) -> list[tuple[Any, Any]]:
-        """What a worker gets of each image: without, with pruning."""
-        return list(zip(*(made["mm_kwargs"]["image"] for made in (self.full, self.pruned)), strict=True))
+    def items(self) -> list[tuple[Any, Any, Any]]:
+        """What a worker gets of each image: without pruning, with it, and with copies."""
+        made = (self.full, self.pruned, self.copied)
+        return list(zip(*(one["mm_kwargs"]["image"] for one in made), strict=True))
 
 
 def probes(model_config: Any) -> list[Probe]:
@@ -62,12 +65,12 @@ def picture(width: int, height: int, seed: int) -> PIL.Image.Image:
 
 def _probe(processor: Any, images: list[PIL.Image.Image]) -> Probe:
     text = processor.dummy_inputs.get_dummy_text({"image": len(images)})
-    options = {KEY: False}, {KEY: PruneConfig().to_dict()}
+    options = {KEY: False}, {KEY: PruneConfig().to_dict()}, {KEY: PruneConfig(restore=0.5).to_dict()}
     items = processor.info.parse_mm_data({"image": images})
-    ours, pruned = (processor(text, items, hf_processor_mm_kwargs=given) for given in options)
+    ours, pruned, copied = (processor(text, items, hf_processor_mm_kwargs=given) for given in options)
     full = _stock(processor)(text, items, hf_processor_mm_kwargs={})
     default = processor(text, items, hf_processor_mm_kwargs={}) if processor._pixelprune else None
-    return Probe(full, ours, pruned, default, processor._pruner.layout.patch_order)
+    return Probe(full, ours, pruned, copied, default, processor._pruner.layout.patch_order)
 
 
 def _stock(processor: Any) -> Any:
@@ -78,26 +81,45 @@ def _stock(processor: Any) -> Any:
 
 def problem(probe: Probe) -> str | None:
     """What is wrong with what the processor makes, in words; None if nothing is."""
-    dropped = 0
     sent = (made["mm_kwargs"]["image"] for made in (probe.full, probe.ours))
     if not all(_equal(*pair) for pair in zip(*sent, strict=True)):
         return "with pruning switched off, what is sent is not what the stock processor sends"
-    for full, pruned in probe.items:
-        if IMAGE_KEPT not in pruned:
-            return "no block of an image with a flat ground is dropped"
-        mask, given, found = pruned[IMAGE_KEPT].data, *(item["pixel_values"].data for item in (full, pruned))
-        expected = given[patches_of(mask, full["image_grid_thw"].data, probe.patch_order)]
-        if not _same(expected, found):
-            return "pixels of kept blocks are not those that are sent without pruning"
-        if not _can_be_rebuilt(given, mask, full["image_grid_thw"].data, probe.patch_order):
-            return "a block is dropped at a threshold of 0 that no kept block equals"
-        dropped += int((~mask).sum())
-    fewer = len(probe.full["prompt_token_ids"]) - len(probe.pruned["prompt_token_ids"])
-    if fewer != dropped:
-        return f"{dropped} blocks are dropped, but the prompt is {fewer} tokens shorter"
-    for made in filter(None, (probe.pruned, probe.default)):
-        if not set(probe.full["mm_hashes"]["image"]).isdisjoint(made["mm_hashes"]["image"]):
+    for full, *ours in probe.items:
+        for item in ours:
+            if found := _wrong_item(full, item, probe.patch_order):
+                return found
+    for made in (probe.pruned, probe.copied):
+        absent = sum(int((item[IMAGE_MAP].data < 0).sum()) for item in made["mm_kwargs"]["image"])
+        fewer = len(probe.full["prompt_token_ids"]) - len(made["prompt_token_ids"])
+        if fewer != absent:
+            return f"{absent} blocks are dropped, but the prompt is {fewer} tokens shorter"
+    if len(probe.copied["prompt_token_ids"]) == len(probe.pruned["prompt_token_ids"]):
+        return "half of the dropped blocks should come back as copies, but none does"
+    hashes = [made["mm_hashes"]["image"] for made in (probe.full, probe.pruned, probe.copied, probe.default) if made]
+    for made in hashes[1:]:
+        if not set(hashes[0]).isdisjoint(made):
             return "the same image has the same hash with and without pruning, so caches would mix them up"
+    if not set(hashes[1]).isdisjoint(hashes[2]):
+        return "the same image has the same hash with and without copies, so caches would mix them up"
+    return None
+
+
+def _wrong_item(full: Any, ours: Any, patch_order: str) -> str | None:
+    """What is wrong with what is sent of one pruned image."""
+    if IMAGE_MAP not in ours:
+        return "no block of an image with a flat ground is dropped"
+    values, given, found = ours[IMAGE_MAP].data, *(item["pixel_values"].data for item in (full, ours))
+    grid = full["image_grid_thw"].data
+    mask = encoded(values)
+    if not _same(given[patches_of(mask, grid, patch_order)], found):
+        return "pixels of kept blocks are not those that are sent without pruning"
+    if not _can_be_rebuilt(given, mask, grid, patch_order):
+        return "a block is dropped at a threshold of 0 that no kept block equals"
+    of_block = patches_of(torch.arange(len(values)), grid, patch_order)
+    for block in ((values >= 0) & ~mask).nonzero()[:, 0].tolist():
+        source = int(values[block])
+        if not mask[source] or not _same(given[of_block == block], given[of_block == source]):
+            return "a copy is of a block that is not kept, or does not equal it at a threshold of 0"
     return None
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptUpdateDetails
 
-from pixelprune.plan.keep import IMAGE_KEPT
 from pixelprune.plan.pixels import ImagePruner, check_bytes
+from pixelprune.plan.token_map import IMAGE_MAP, encoded
 from pixelprune.selection.config import PruneConfig
 from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import KEY, engine_config, fingerprint, is_asked, split
@@ -125,7 +125,7 @@ class PruningProcessor(ProcessorSeam, Contract):
         return {**others, **alone, "images_kwargs": {**of_images, **rest}}
 
     def _prune(self: Any, output: Any, config: PruneConfig, normalize: dict[str, Any] | None) -> None:
-        """Leave kept patches in `output`, and the keep mask of each image unless nothing is dropped from any.
+        """Leave kept patches in `output`, and the token map of each image unless nothing is dropped from any.
 
         Args:
             output: of the stock processor, patches not normalized.
@@ -134,32 +134,40 @@ class PruningProcessor(ProcessorSeam, Contract):
         """
         given, grids = output["pixel_values"], output["image_grid_thw"]
         if normalize is None:
-            values, keep = self._pruner.prune(given, grids, config, log=_log)
+            values, tokens = self._pruner.prune(given, grids, config, log=_log)
         else:
             image_processor = self.info.get_hf_processor(**normalize).image_processor
             asked = self.info.ctx.get_merged_mm_kwargs(normalize)  # over those of the engine
             flat = {name: value for name, value in asked.items() if name in _NORMALIZING}
             options = {**flat, **asked.get("images_kwargs", {})}
-            values, keep = self._pruner.prune(given, grids, config, image_processor, options, _log)
+            values, tokens = self._pruner.prune(given, grids, config, image_processor, options, _log)
             values = values.to(self.info.ctx.model_config.dtype)
-        _log.debug("%d of %d visual tokens are kept (images: %d)", sum(keep.counts), sum(keep.totals), len(keep.counts))
-        if not keep.everything:
+        kept = sum(tokens.encoded.counts)
+        copies = sum(tokens.present.counts) - kept
+        _log.debug(
+            "%d of %d visual tokens are kept%s (images: %d)",
+            kept,
+            sum(tokens.totals),
+            f", {copies} come back as copies" if copies else "",
+            len(tokens.shapes),
+        )
+        if not tokens.everything:
             # Some processors put bytes into floats, and the worker gets what it gets without pruning.
             output["pixel_values"] = values.to(given[0].dtype) if normalize is None else values
-            # Images are cached one by one, so no mask may share memory with another.
-            output[IMAGE_KEPT] = [part.clone() for part in keep.parts]
+            # Images are cached one by one, so no map may share memory with another.
+            output[IMAGE_MAP] = [part.clone() for part in tokens.parts]
         elif normalize is not None:
-            # Without a mask, a photograph goes the stock way, and costs what it costs there.
+            # Without a map, a photograph goes the stock way, and costs what it costs there.
             separate = not isinstance(given, Tensor)
             output["pixel_values"] = list(torch.split(values, [len(part) for part in given])) if separate else values
 
     def _get_mm_fields_config(self: Any, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
         _, rest = self._split(hf_processor_mm_kwargs)
         fields = dict(super()._get_mm_fields_config(hf_inputs, rest))  # type: ignore[misc]
-        if (masks := hf_inputs.get(IMAGE_KEPT)) is not None:
-            sizes = torch.tensor([int(mask.sum()) for mask in masks]) * self._pruner.layout.merge**2
+        if (maps := hf_inputs.get(IMAGE_MAP)) is not None:
+            sizes = torch.tensor([int(encoded(values).sum()) for values in maps]) * self._pruner.layout.merge**2
             fields["pixel_values"] = MultiModalFieldConfig.flat_from_sizes("image", sizes)
-            fields[IMAGE_KEPT] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+            fields[IMAGE_MAP] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return fields
 
     # Placeholders and positions
@@ -170,7 +178,7 @@ class PruningProcessor(ProcessorSeam, Contract):
         _, rest = self._split(hf_processor_mm_kwargs)
         updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
         items = out_mm_kwargs.get("image", [])
-        if not any(item is not None and IMAGE_KEPT in item for item in items):
+        if not any(item is not None and IMAGE_MAP in item for item in items):
             return updates  # type: ignore[no-any-return]
         return [self._shortened(update, items) if update.modality == "image" else update for update in updates]
 
@@ -179,11 +187,11 @@ class PruningProcessor(ProcessorSeam, Contract):
 
         def shortened(item_idx: int) -> _Shortened:
             tokens = unpruned(item_idx) if callable(unpruned) else unpruned
-            mask, grid = items[item_idx][IMAGE_KEPT].data, items[item_idx]["image_grid_thw"].data
-            assert len(tokens) == len(mask)
+            values, grid = items[item_idx][IMAGE_MAP].data, items[item_idx]["image_grid_thw"].data
+            assert len(tokens) == len(values)
             assert len(set(tokens)) == 1
             side = int(grid.flatten()[-2:].max()) // merge
-            return _Shortened(full=tokens[: int(mask.sum())], side=side)
+            return _Shortened(full=tokens[: int((values >= 0).sum())], side=side)
 
         return replace(update, replacement=shortened)
 
@@ -207,7 +215,7 @@ class PruningProcessor(ProcessorSeam, Contract):
                 "switch pruning on, or with a lower --max-model-len"
             )
         raise ValueError(
-            f"{KEY}: the images of this prompt keep so few blocks that positions run {ahead} ahead of the tokens; with "
+            f"{KEY}: the images of this prompt have so few tokens that positions run {ahead} ahead of the tokens; with "
             f"--max-model-len {model_config.max_model_len} that may exceed the {rows} positions that this model has; "
             f"{advice}"
         )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pixelprune.images.files import fit_image, load_image
 from pixelprune.images.samples import photograph, sample_path
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.token_map import IMAGE_MAP, encoded
 from pixelprune.selection.select import select
 from pixelprune.vllm.options import KEY
 
@@ -156,8 +156,7 @@ def kept(processor: Any, image: PIL.Image.Image) -> Tensor:
     items = processor.info.parse_mm_data({"image": [image]})
     made = processor(text, items, hf_processor_mm_kwargs={KEY: True})
     (item,), (place,) = made["mm_kwargs"]["image"], made["mm_placeholders"]["image"]
-    mask: Tensor = item[IMAGE_KEPT].data if IMAGE_KEPT in item else torch.ones(place.length, dtype=torch.bool)
-    return mask
+    return encoded(item[IMAGE_MAP].data) if IMAGE_MAP in item else torch.ones(place.length, dtype=torch.bool)
 
 
 def ask(llm: Any, text: str, image: PIL.Image.Image, options: Any) -> tuple[list[int], Tensor, list[int]]:

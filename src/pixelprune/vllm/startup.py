@@ -6,7 +6,8 @@ others; so every worker compares once, when its weights are loaded, and a differ
 - pixels, hashes and tokens of pruned images with those of unpruned ones;
 - positions in the language model with the stock ones of the unpruned prompt;
 - features of images whose blocks are all kept with the stock encoder's;
-- features of kept blocks with those of the stock encoder whose attention is kept from looking at dropped blocks.
+- features of kept blocks with those of the stock encoder whose attention is kept from looking at dropped blocks;
+- features of copies with those of the blocks that they are copies of.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.multimodal.utils import group_and_batch_mm_kwargs
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-from pixelprune.plan.keep import IMAGE_KEPT
+from pixelprune.plan.token_map import IMAGE_MAP, encoded
 from pixelprune.vllm import probes
 from pixelprune.vllm.positions import MRopeMixin
 
@@ -49,16 +50,18 @@ class Distances:
         pruned: of kept blocks, from those of the stock encoder that does not see dropped ones; None where this cannot
             be measured.
         floor: what is rounding however little the others differ.
+        copied: of tokens with copies among them, from those of the kept blocks that they should be.
     """
 
     all_kept: float
     rounding: float
     pruned: float | None
     floor: float
+    copied: float = 0.0
 
     @property
     def limit(self) -> float:
-        """What the other two may reach."""
+        """What the others may reach."""
         return MARGIN * max(self.rounding, self.floor)
 
 
@@ -120,6 +123,8 @@ def judge(found: Distances) -> str | None:
     """
     if not found.all_kept <= found.limit:
         return f"with every block kept, the encoder's features are {found.all_kept:.2%} off the stock encoder's"
+    if not found.copied <= found.limit:
+        return f"features of copies are {found.copied:.2%} off those of the blocks that rebuild them"
     if found.pruned is None or found.rounding > _FAR:
         return None
     if not found.pruned <= found.limit:
@@ -136,17 +141,18 @@ def judge(found: Distances) -> str | None:
 def _wrong_positions(model: Any, probe: probes.Probe) -> str | None:
     if not isinstance(model, MRopeMixin):
         return None
-    features = [_features(made) for made in (probe.full, probe.pruned)]
-    tokens = [list(made["prompt_token_ids"]) for made in (probe.full, probe.pruned)]
+    tokens, features = list(probe.full["prompt_token_ids"]), _features(probe.full)
     stock: Any = super(MRopeMixin, model)
-    expected, ahead = stock.get_mrope_input_positions(tokens[0], features[0])
-    positions, delta = model.get_mrope_input_positions(tokens[1], features[1])
-    stays = torch.ones(len(tokens[0]), dtype=torch.bool)
-    for feature, (_, pruned) in zip(features[0], probe.items, strict=True):
-        place = feature.mm_position
-        stays[place.offset : place.offset + place.length] = pruned[IMAGE_KEPT].data
-    if not torch.equal(expected[:, stays], positions) or len(tokens[0]) + ahead != len(tokens[1]) + delta:
-        return "the language model gets positions that are not those of the unpruned prompt"
+    expected, ahead = stock.get_mrope_input_positions(tokens, features)
+    for made in (probe.pruned, probe.copied):
+        short = list(made["prompt_token_ids"])
+        positions, delta = model.get_mrope_input_positions(short, _features(made))
+        stays = torch.ones(len(tokens), dtype=torch.bool)
+        for feature, item in zip(features, made["mm_kwargs"]["image"], strict=True):
+            place = feature.mm_position
+            stays[place.offset : place.offset + place.length] = item[IMAGE_MAP].data >= 0
+        if not torch.equal(expected[:, stays], positions) or len(tokens) + ahead != len(short) + delta:
+            return "the language model gets positions that are not those of the unpruned prompt"
     return None
 
 
@@ -161,17 +167,18 @@ def _features(made: Any) -> list[Any]:
 # Features
 
 
-def measure(model: Any, items: list[tuple[Any, Any]]) -> Distances:
+def measure(model: Any, items: list[tuple[Any, Any, Any]]) -> Distances:
     """Encode images in some ways.
 
     Args:
         model: one of ours.
-        items: of each image, what a worker gets without and with pruning.
+        items: of each image, what a worker gets without pruning, with it, and with copies.
     """
-    full, pruned = ([item[which] for item in items] for which in (0, 1))
-    everything = [_with_everything(*item) for item in items]
-    stock, all_kept, kept = (_encode(model, part) for part in (full, everything, pruned))
-    masks = [item[IMAGE_KEPT].data for item in pruned]
+    full, pruned, copied = ([item[which] for item in items] for which in (0, 1, 2))
+    everything = [_with_everything(*item[:2]) for item in items]
+    stock, all_kept, kept, tokens = (_encode(model, part) for part in (full, everything, pruned, copied))
+    masks = [encoded(item[IMAGE_MAP].data) for item in pruned]
+    maps = [item[IMAGE_MAP].data for item in copied]
     shown: list[Tensor] = []
     hidden: list[Tensor] = []
     for item, mask in zip(full, masks, strict=True):
@@ -186,7 +193,14 @@ def measure(model: Any, items: list[tuple[Any, Any]]) -> Distances:
         _distance(shown, stock),
         _distance(kept, expected) if was_hidden else None,
         1e-4 if stock[0].dtype == torch.float32 else 2e-3,
+        _distance(tokens, [_with_copies(*pair) for pair in zip(kept, maps, strict=True)]),
     )
+
+
+def _with_copies(kept: Tensor, values: Tensor) -> Tensor:
+    """Features (L, …) of the tokens of an image from those of its kept blocks (K, …) and its map (N,), by a loop."""
+    own = [block for block, value in enumerate(values.tolist()) if value == block]
+    return torch.stack([kept[own.index(value)] for value in values.tolist() if value >= 0])
 
 
 def _encode(model: Any, items: list[Any]) -> list[Tensor]:
@@ -197,10 +211,10 @@ def _encode(model: Any, items: list[Any]) -> list[Tensor]:
 
 
 def _with_everything(full: Any, pruned: Any) -> Any:
-    """`full`, with a mask that keeps every block; in the form of `pruned`."""
-    mask = torch.ones_like(pruned[IMAGE_KEPT].data)
-    parts = {name: replace(part, data=full[name].data) for name, part in pruned.items() if name != IMAGE_KEPT}
-    return type(pruned)({**parts, IMAGE_KEPT: replace(pruned[IMAGE_KEPT], data=mask)})
+    """`full`, with a map that keeps every block; in the form of `pruned`."""
+    own = torch.arange(len(pruned[IMAGE_MAP].data), dtype=torch.int32)
+    parts = {name: replace(part, data=full[name].data) for name, part in pruned.items() if name != IMAGE_MAP}
+    return type(pruned)({**parts, IMAGE_MAP: replace(pruned[IMAGE_MAP], data=own)})
 
 
 def _distance(found: list[Tensor], expected: list[Tensor]) -> float:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
+from vllm.model_executor.models.utils import scatter_output_slices
 from vllm.model_executor.models.vision import run_dp_sharded_mrope_vision_model
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.encoder_cudagraph_defs import EncoderCudaGraphReplayBuffers, EncoderItemSpec
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.plan.tokens import KeptPatches, keep_patches
 from pixelprune.vllm.contract import Contract
 from pixelprune.vllm.options import announcement
@@ -53,24 +55,25 @@ class TowerMixin(Contract):
         return self.visual
 
     def _parse_and_validate_image_input(self: Any, **kwargs: Any) -> Any:
-        masks = kwargs.pop(IMAGE_KEPT, None)
+        maps = kwargs.pop(IMAGE_MAP, None)
         parsed = super()._parse_and_validate_image_input(**kwargs)  # type: ignore[misc]
-        if parsed is not None and masks is not None:
-            setattr(parsed, IMAGE_KEPT, list(masks))
+        if parsed is not None and maps is not None:
+            setattr(parsed, IMAGE_MAP, list(maps))
         return parsed
 
     def _process_image_input(self: Any, image_input: Any) -> tuple[Tensor, ...]:
-        masks = image_input.get(IMAGE_KEPT)
-        if masks is None:
+        maps = image_input.get(IMAGE_MAP)
+        if maps is None:
             return super()._process_image_input(image_input)  # type: ignore[misc, no-any-return]
-        pixels, keep = image_input["pixel_values"], self._keep_mask(masks, image_input["image_grid_thw"])
+        pixels, tokens = image_input["pixel_values"], self._token_map(maps, image_input["image_grid_thw"])
+        keep = tokens.encoded
         if self.use_data_parallel:
             merge = self._tower().spatial_merge_size
             sharded = [_KeptGrid(one, merge) for one in keep.each()]
-            return run_dp_sharded_mrope_vision_model(  # type: ignore[no-any-return]
-                _Tower(self), pixels, sharded, rope_type="rope_3d"
-            )
-        return self._encode(pixels, keep).split(keep.counts)  # type: ignore[no-any-return]
+            features = run_dp_sharded_mrope_vision_model(_Tower(self), pixels, sharded, rope_type="rope_3d")
+        else:
+            features = self._encode(pixels, keep).split(keep.counts)
+        return tuple(tokens.with_copies(features))
 
     def _in_attention(self: Any, mask: Tensor, grid: Tensor) -> Tensor:
         """Which patches of one image are kept, bool (n,), in the order in which attention gets them.
@@ -81,9 +84,9 @@ class TowerMixin(Contract):
         """
         return patches_of(mask, grid, "block")
 
-    def _keep_mask(self: Any, masks: Sequence[Tensor], grids: Any) -> KeepMask:
-        """From what travels with images: masks (N,) of each, and their grids (images, 3)."""
-        return KeepMask.of_grids(list(masks), grids, self._tower().spatial_merge_size)
+    def _token_map(self: Any, maps: Sequence[Tensor], grids: Any) -> TokenMap:
+        """From what travels with images: maps (N,) of each, and their grids (images, 3)."""
+        return TokenMap.of_grids(list(maps), grids, self._tower().spatial_merge_size)
 
     def _encode(self: Any, pixels: Tensor, keep: KeepMask) -> Tensor:
         """Features (K, …) of the kept blocks of all images."""
@@ -134,45 +137,78 @@ class PlainLengthsMixin(Contract):
 class GraphMixin(Contract):
     """The same in CUDA graphs of the encoder: stock graphs are captured, and pruned images replay the smaller ones."""
 
+    def _tokens_of(self: Any, mm_kwargs: dict[str, Any] | None) -> TokenMap | None:
+        """The map of the images of a batch; None if nothing is dropped from any."""
+        maps = (mm_kwargs or {}).get(IMAGE_MAP)
+        return None if maps is None else self._token_map(maps, self._get_grid_thw_by_modality(mm_kwargs))
+
     def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
-        masks = mm_kwargs.get(IMAGE_KEPT)
-        if masks is None:
+        tokens = self._tokens_of(mm_kwargs)
+        if tokens is None:
             return super().get_encoder_cudagraph_item_specs(mm_kwargs)  # type: ignore[misc]
         unit = self._tower().spatial_merge_size ** 2
-        counts = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs)).counts
-        return [EncoderItemSpec(input_size=count * unit, output_tokens=count) for count in counts]
+        # A graph computes kept blocks; copies are made of what comes out of it.
+        return [
+            EncoderItemSpec(input_size=kept * unit, output_tokens=count, path_output_tokens={"default": kept})
+            for kept, count in zip(tokens.encoded.counts, tokens.present.counts, strict=True)
+        ]
 
     def select_encoder_cudagraph_items(self: Any, mm_kwargs: dict[str, Any], indices: list[int]) -> Any:
-        masks = mm_kwargs.get(IMAGE_KEPT)
-        if masks is None:
+        tokens = self._tokens_of(mm_kwargs)
+        if tokens is None:
             return super().select_encoder_cudagraph_items(mm_kwargs, indices)  # type: ignore[misc]
         pixels, grids = mm_kwargs["pixel_values"], self._get_grid_thw_by_modality(mm_kwargs)
         unit = self._tower().spatial_merge_size ** 2
-        parts = pixels.split([count * unit for count in self._keep_mask(masks, grids).counts])
+        parts = pixels.split([count * unit for count in tokens.encoded.counts])
         return {
             "pixel_values": torch.cat([parts[i] for i in indices]) if indices else pixels[:0],
             "image_grid_thw": [grids[i] for i in indices],
-            IMAGE_KEPT: [masks[i] for i in indices],
+            IMAGE_MAP: [mm_kwargs[IMAGE_MAP][i] for i in indices],
         }
 
     def prepare_encoder_cudagraph_replay_buffers(
         self: Any, mm_kwargs: dict[str, Any], max_batch_size: int, max_frames_per_batch: int, path: str = "default"
     ) -> Any:
-        masks = mm_kwargs.get(IMAGE_KEPT)
-        if masks is None:
+        tokens = self._tokens_of(mm_kwargs)
+        if tokens is None:
             return super().prepare_encoder_cudagraph_replay_buffers(  # type: ignore[misc]
                 mm_kwargs, max_batch_size, max_frames_per_batch, path
             )
-        keep = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs))
-        metadata = self._metadata(keep, max_batch_size=max_batch_size)
+        metadata = self._metadata(tokens.encoded, max_batch_size=max_batch_size)
         return EncoderCudaGraphReplayBuffers(values={**metadata, "pixel_values": mm_kwargs["pixel_values"]})
 
     def encoder_eager_forward(self: Any, mm_kwargs: dict[str, Any], path: str = "default") -> Tensor:
-        masks = mm_kwargs.get(IMAGE_KEPT)
-        if masks is None:
+        tokens = self._tokens_of(mm_kwargs)
+        if tokens is None:
             return super().encoder_eager_forward(mm_kwargs, path)  # type: ignore[misc, no-any-return]
-        keep = self._keep_mask(masks, self._get_grid_thw_by_modality(mm_kwargs))
-        return self._encode(mm_kwargs["pixel_values"], keep)  # type: ignore[no-any-return]
+        return self._as_graph(mm_kwargs["pixel_values"], tokens.encoded)  # type: ignore[no-any-return]
+
+    def postprocess_encoder_output(
+        self: Any,
+        outputs: dict[str, Tensor],
+        indices: list[int],
+        per_item_out_tokens: list[int],
+        dest: Any,
+        clone: bool = False,
+        batch_mm_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        tokens = self._tokens_of(batch_mm_kwargs)
+        if tokens is None:
+            super().postprocess_encoder_output(  # type: ignore[misc]
+                outputs, indices, per_item_out_tokens, dest, clone, batch_mm_kwargs
+            )
+            return
+        keep = tokens.encoded
+        features = tokens.with_copies(self._of_graph(outputs["default"], keep).split(keep.counts))
+        scatter_output_slices(torch.cat(features), indices, per_item_out_tokens, dest, clone)
+
+    def _as_graph(self: Any, pixels: Tensor, keep: KeepMask) -> Tensor:
+        """What a graph would compute, without one."""
+        return self._encode(pixels, keep)  # type: ignore[no-any-return]
+
+    def _of_graph(self: Any, output: Tensor, keep: KeepMask) -> Tensor:
+        """Features (K, …) of kept blocks from what a graph computed, which has rows of nothing at its end."""
+        return output[: sum(keep.counts)]
 
 
 class _KeptGrid(list[int]):

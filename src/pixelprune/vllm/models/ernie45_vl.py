@@ -1,6 +1,6 @@
 """ERNIE-4.5-VL, for vLLM 0.31 to 0.33."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from vllm.model_executor.models import ernie45_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.keep import KeepMask
 from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.processing import PruningProcessor
 from pixelprune.vllm.towers import GraphMixin, PlainLengthsMixin, TowerMixin
@@ -44,27 +44,19 @@ class Ernie4_5_VLMoeForConditionalGeneration(
         return self.vision_model
 
     def _encode(self, pixels: Tensor, keep: KeepMask) -> Tensor:
-        features: Tensor = self.resampler_model(super()._encode(pixels, keep), self._strips(keep.parts))
+        return self._of_graph(super()._encode(pixels, keep), keep)
+
+    def _as_graph(self, pixels: Tensor, keep: KeepMask) -> Tensor:
+        features: Tensor = super()._encode(pixels, keep)
         return features
 
-    def _strips(self, masks: Sequence[Tensor]) -> Tensor:
-        """Grids with as many patches as are kept, which is all that the resampler reads from them."""
+    def _of_graph(self, output: Tensor, keep: KeepMask) -> Tensor:
+        """Graphs end before the resampler, which reads from grids only how many patches there are."""
         merge = self.vision_model.spatial_merge_size
-        return torch.tensor([[1, merge, merge * int(mask.sum())] for mask in masks])
+        strips = torch.tensor([[1, merge, merge * count] for count in keep.counts])
+        features: Tensor = self.resampler_model(output[: sum(keep.counts) * merge**2], strips)
+        return features
 
     def _get_grid_thw_by_modality(self, mm_kwargs: dict[str, Any]) -> list[list[int]]:
         grids = mm_kwargs["image_grid_thw"]
         return grids if isinstance(grids, list) else grids.tolist()
-
-    def postprocess_encoder_output(
-        self,
-        outputs: dict[str, Tensor],
-        indices: list[int],
-        per_item_out_tokens: list[int],
-        dest: Any,
-        clone: bool = False,
-        batch_mm_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        if batch_mm_kwargs is not None and IMAGE_KEPT in batch_mm_kwargs:
-            batch_mm_kwargs = {**batch_mm_kwargs, "image_grid_thw": self._strips(batch_mm_kwargs[IMAGE_KEPT])}
-        super().postprocess_encoder_output(outputs, indices, per_item_out_tokens, dest, clone, batch_mm_kwargs)

@@ -9,7 +9,8 @@ from vllm.model_executor.models import paddleocr_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import IMAGE_MAP, TokenMap, encoded
 from pixelprune.plan.tokens import keep_patches
 from pixelprune.vllm.positions import MRopeMixin
 from pixelprune.vllm.probes import patches_of
@@ -31,8 +32,8 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
     use_data_parallel = False
 
     def _parse_and_validate_image_input(self, **kwargs: Any) -> Any:
-        if kwargs.get(IMAGE_KEPT) is not None:
-            sizes = self._sizes([int(mask.sum()) for mask in kwargs[IMAGE_KEPT]])
+        if kwargs.get(IMAGE_MAP) is not None:
+            sizes = self._sizes([int(encoded(values).sum()) for values in kwargs[IMAGE_MAP]])
             kwargs["pixel_values"] = as_declared(kwargs["pixel_values"], sizes, stock.PaddleOCRImagePixelInputs)
         return super()._parse_and_validate_image_input(**kwargs)
 
@@ -43,8 +44,8 @@ class PaddleOCRVLForConditionalGeneration(MRopeMixin, TowerMixin, stock.PaddleOC
     def _in_attention(self, mask: Tensor, grid: Tensor) -> Tensor:
         return patches_of(mask, grid, "row")
 
-    def _keep_mask(self, masks: Any, grids: Any) -> KeepMask:
-        return KeepMask.of_grids(list(masks), grids, self.config.vision_config.spatial_merge_size)
+    def _token_map(self, maps: Any, grids: Any) -> TokenMap:
+        return TokenMap.of_grids(list(maps), grids, self.config.vision_config.spatial_merge_size)
 
     def _encode(self, pixels: Any, keep: KeepMask) -> Tensor:
         """Image by image: the scheduler counts kept tokens, so a batch can hold more images than would fit in full."""

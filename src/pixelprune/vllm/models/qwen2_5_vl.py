@@ -1,5 +1,6 @@
 """Qwen2.5-VL, whose encoder attends in windows, for vLLM 0.31 to 0.33."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,9 +9,9 @@ from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderA
 from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.worker.encoder_cudagraph_defs import EncoderItemSpec
 
-from pixelprune.plan.keep import IMAGE_KEPT, KeepMask
+from pixelprune.plan.keep import KeepMask
+from pixelprune.plan.token_map import IMAGE_MAP
 from pixelprune.plan.tokens import keep_windows
 from pixelprune.vllm.options import KEY, is_asked
 from pixelprune.vllm.positions import MRopeMixin
@@ -89,11 +90,11 @@ class WindowsMixin(GraphMixin, TowerMixin):
 
     def get_encoder_cudagraph_item_specs(self: Any, mm_kwargs: dict[str, Any]) -> Any:
         specs = super().get_encoder_cudagraph_item_specs(mm_kwargs)
-        if IMAGE_KEPT not in mm_kwargs:
+        if IMAGE_MAP not in mm_kwargs:
             return specs
         # A graph has room for the windows of a dense image, and kept blocks can be spread over more. A size that no
         # graph has makes vLLM encode these images without one.
-        return [EncoderItemSpec(input_size=spec.input_size, output_tokens=2**30) for spec in specs]
+        return [replace(spec, path_output_tokens={"default": 2**30}) for spec in specs]
 
 
 @MULTIMODAL_REGISTRY.register_processor(
