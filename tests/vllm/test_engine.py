@@ -78,6 +78,9 @@ def all_requests(pictures: Pictures) -> list[dict[str, Any]]:
         ask(IMAGE, ["flat", "photo"], {"threshold": 0.02, "metric": "rmse"}),
         ask(IMAGE, ["screen"], {**EXACT, "max_tokens": 100}),
         ask(IMAGE, [], text="just text"),
+        ask(IMAGE, ["page"], {**EXACT, "restore": 0.3}),
+        ask(IMAGE, ["flat", "screen"], {"threshold": 0.05, "min_tokens": 50}),
+        ask(IMAGE, ["page", "flat"], {**EXACT, "restore": 1}),
     ]
 
 
@@ -128,14 +131,14 @@ def test_every_engine_gives_the_same(
         assert max(answer["cached"] for answer in result["rounds"][1]) > 100
 
 
-def test_lengths_are_what_the_mask_says(alone: list[dict[str, Any]], checkpoint: Any, pictures: Pictures) -> None:
+def test_lengths_are_what_the_map_says(alone: list[dict[str, Any]], checkpoint: Any, pictures: Pictures) -> None:
     placeholder = AutoTokenizer.from_pretrained(checkpoint("qwen3_vl")).convert_tokens_to_ids("<|image_pad|>")
     for spec, answer in zip(all_requests(pictures), alone, strict=True):
         config = pixelprune.selection.config.resolve(spec.get("options", {}).get("pixelprune", False), None)
         images = [pixelprune.fit_image(Image.open(path), "qwen3-vl") for path in spec["images"]]
         totals = [image.size // (3 * 32 * 32) for image in images]
-        kept = totals if config is None else [pixelprune.select(image, config).kept for image in images]
-        assert answer["prompt_ids"].count(placeholder) == sum(kept)
+        tokens = totals if config is None else [pixelprune.select(image, config).tokens for image in images]
+        assert answer["prompt_ids"].count(placeholder) == sum(tokens)
 
 
 def test_with_other_options_of_the_processor(checkpoint: Any, pictures: Pictures, tmp_path: Path) -> None:

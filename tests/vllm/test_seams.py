@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 from vllm import ModelRegistry
 from vllm.config import ModelConfig
 from vllm.model_executor.models.paddleocr_vl import PaddleOCRImagePixelInputs
@@ -16,6 +17,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
 from pixelprune.plan.token_map import encoded
+from pixelprune.transformers import enable, kept
 from pixelprune.vllm import register
 from pixelprune.vllm.probes import patches_of
 from pixelprune.vllm.seams import as_declared, check_normalization, normalized
@@ -118,6 +120,24 @@ def test_kept_pixels_are_normalized_as_asked(
     stays = patches_of(encoded(pruned["image_map"].data), stock["image_grid_thw"].data, order)
     assert 0 < int(stays.sum()) < len(stays)
     assert torch.equal(pruned["pixel_values"].data, stock["pixel_values"].data[stays])
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("family", SMALL)
+def test_both_backends_make_the_same_map(family: str, checkpoint: Any, pictures: Pictures) -> None:
+    folder = str(for_vllm(checkpoint(family)))
+    processor = MULTIMODAL_REGISTRY.create_processor(ModelConfig(folder, dtype="float32", max_model_len=2048))
+    images = [Image.open(pictures.paths[name]).convert("RGB") for name in ("page", "flat", "photo")]
+    items, prompt = processor.info.parse_mm_data({"image": images}), processor.dummy_inputs.get_dummy_text({"image": 3})
+    other = enable(processor=AutoProcessor.from_pretrained(checkpoint(family)))
+    for options in ({}, {"restore": 0.25}, {"restore": 1}, {"threshold": 0.05, "min_tokens": 70}):
+        made = processor(prompt, items, hf_processor_mm_kwargs={"pixelprune": options})
+        found = torch.cat([item["image_map"].data for item in made["mm_kwargs"]["image"]])
+        expected = other(text=[prompt], images=images, return_tensors="pt", pixelprune=options)
+        assert torch.equal(found, expected["image_map"]), options
+        placeholders = [place.length for place in made["mm_placeholders"]["image"]]
+        assert placeholders == [image.tokens for image in kept(expected)]
+        assert sum(placeholders) < len(found) or options == {"restore": 1}
 
 
 class WithNorm(torch.nn.Module):

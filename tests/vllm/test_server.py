@@ -26,7 +26,14 @@ ARGUMENTS = [
     *("--hf-overrides", '{"pixelprune": {"threshold": 0.0}}'),
 ]
 SETS = [["page"], ["screen"], ["crop", "photo"], ["flat"], ["photo"]]
-OPTIONS = [None, False, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"}]
+OPTIONS = [
+    None,
+    False,
+    {"threshold": 0.05},
+    {"threshold": 0.02, "metric": "rmse"},
+    {"restore": 0.5},
+    {"min_tokens": 40},
+]
 KINDS = [(names, options) for names in SETS for options in OPTIONS]
 
 
@@ -90,9 +97,9 @@ def test_many_clients_at_once(client: openai.OpenAI, checkpoint: Any, pictures: 
         assert answer.usage.prompt_tokens == len(expected["prompt_ids"])
     tokens = {str(kind): len(answer["prompt_ids"]) for kind, answer in zip(KINDS, offline, strict=True)}
     for names in SETS:
-        exact, full, bounded, _ = (tokens[str((names, options))] for options in OPTIONS)
-        assert bounded <= exact <= full
-        assert exact < full or names == ["photo"]
+        exact, full, bounded, _, copied, _ = (tokens[str((names, options))] for options in OPTIONS)
+        assert bounded <= exact <= copied <= full
+        assert exact < copied < full or names == ["photo"]
 
 
 def test_usage_counts_the_kept_tokens_of_images(client: openai.OpenAI, pictures: Pictures) -> None:
@@ -118,6 +125,10 @@ BAD_OPTIONS = {
     "unknown metric": ({"metric": "psnr"}, "metric must be one of 'max', 'mae', 'rmse', got 'psnr'"),
     "unknown predictor": ({"predictor": "best"}, "best"),
     "no budget": ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
+    "contradiction": (
+        {"min_tokens": 65, "max_tokens": 64},
+        "pixelprune: min_tokens must be at most the token budget \\(64\\), got 65; lower it or raise the budget",
+    ),
     "text": ("yes", "pixelprune must be an object of options, true or false, got"),
     "number": (3, "pixelprune must be an object of options, true or false, got"),
     "list": ([0.02], "pixelprune must be an object of options, true or false, got"),
