@@ -21,9 +21,9 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     """Read an image file, or render a page of a PDF, as uint8 RGB (H, W, 3).
 
     EXIF orientation is applied; for an animation, the first frame is used. 16-bit samples are scaled
-    to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits, whichever
-    first holds them all. Of floating point values, 0 is black and 1 is white; whole numbers are taken
-    to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
+    to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits (127 if they
+    have 8), whichever first holds them all. Of floating point values, 0 is black and 1 is white; whole
+    numbers are taken to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
     clip them at 255, which leaves little but white. Convert such files before a model gets them.
 
     Transparency is composited over white, as vLLM does, and as the processors in transformers do from
