@@ -16,6 +16,7 @@ from pixelprune.cli._sheets import Reader, Sheet, find_sheets, with_names
 from pixelprune.cli._warnings import about
 from pixelprune.images import signatures
 from pixelprune.images.samples import sample_path
+from tests.support import pdf_files
 from tests.support.commands import run, run_json
 
 
@@ -80,6 +81,30 @@ class TestPages:
             "scan-page1.kept.png", "scan-page2.kept.png", "single.kept.png",
         ]  # fmt: skip
         assert "scan.tif page 2" in run("show", "scan.tif", cwd=folder).stdout
+
+    @pytest.mark.parametrize(
+        ("kids", "count", "pages", "said"),
+        [
+            ("3 0 R", 5000, [1], "4,999 of 5,000 pages cannot be found, the first is page 2"),
+            ("3 0 R", 1_000_000, [1], "999,999 of 1,000,000 pages cannot be found, the first is page 2"),
+            ("3 0 R null 3 0 R", 3, [1, 3], "1 of 3 pages cannot be found, the first is page 2"),
+            ("null", 4, [], "4 of 4 pages cannot be found, the first is page 1"),
+            ("3 0 R 3 0 R", 2, [1, 2], None),
+        ],
+    )
+    def test_pages_that_a_pdf_only_counts_are_one_line(
+        self, kids: str, count: int, pages: list[int], said: str | None, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("pypdfium2", reason="PDF pages need the extra 'pdf'")
+        content = pdf_files.pdf().replace(b"Kids[3 0 R]/Count 1", f"Kids[{kids}]/Count {count}".encode())
+        (tmp_path / "a.pdf").write_bytes(content)
+        for command in ("show", "verify"):
+            result = run_json(command, "a.pdf", cwd=tmp_path, code=2 if said else 0)
+            assert [error.split("; ")[0] for error in result["errors"]] == ([f"a.pdf: {said}"] if said else [])
+            rows = result["images" if command == "show" else "checks"]
+            assert sorted({row["page"] for row in rows}) == pages
+        if said:
+            assert result["errors"][0].endswith("which another program corrects when it saves the file")
 
     def test_a_file_is_opened_once_for_all_its_pages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         frames = [PIL.Image.new("L", (64, 64), value) for value in range(5)]

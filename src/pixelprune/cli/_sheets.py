@@ -16,7 +16,7 @@ from pixelprune.cli import _common as common
 from pixelprune.cli._warnings import about as warnings_about
 from pixelprune.images import signatures
 from pixelprune.images.errors import ImageError
-from pixelprune.images.files import fit_image, load_image, numbered_pages
+from pixelprune.images.files import fit_image, load_image, missing_pages, numbered_pages
 from pixelprune.images.pages import Pages, opened
 from pixelprune.selection._blocks import Image
 
@@ -104,15 +104,29 @@ def find_sheets(paths: list[str]) -> Found:
                 # What a library warns about comes again when the file is read.
                 with warnings.catch_warnings(action="ignore"):
                     pages = numbered_pages(file)
+                    missing = missing_pages(file) if pages else []
             except ImageError as error:
                 found.errors.append(str(error))
-            else:
-                found.sheets += [Sheet(file)] if pages is None else [Sheet(file, page + 1) for page in range(pages)]
+                continue
+            if pages is None:
+                found.sheets.append(Sheet(file))
+                continue
+            absent = {*missing}
+            found.sheets += [Sheet(file, page) for page in range(1, pages + 1) if page not in absent]
+            if missing:
+                found.errors.append(_not_found(file, missing, pages))
     for line in found.skipped:
         common.print_warning(line)
     for line in found.errors:
         common.print_error(line)
     return found
+
+
+def _not_found(file: Path, missing: list[int], pages: int) -> str:
+    return (
+        f"{file}: {len(missing):,} of {pages:,} pages cannot be found, the first is page {missing[0]}; the file is "
+        "damaged, or its number of pages (/Count) is wrong, which another program corrects when it saves the file"
+    )
 
 
 def _files(path: Path, found: Found) -> list[Path]:

@@ -13,6 +13,7 @@ from pixelprune.images import signatures
 from pixelprune.images.errors import ImageError, refuse_single_pixel
 from pixelprune.images.modes import check_transparency, to_rgb
 from pixelprune.images.pages import opened
+from pixelprune.images.pdf import opened_pdf
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 
@@ -114,6 +115,19 @@ def numbered_pages(path: str | os.PathLike[str]) -> int | None:
         return None
     with opened(path) as pages:
         return len(pages) if pages.numbered else None
+
+
+def missing_pages(path: str | os.PathLike[str]) -> list[int]:
+    """The pages that a PDF counts and does not hold, by number; none of other files.
+
+    Raises:
+        ImageError: the file cannot be opened.
+    """
+    path = Path(path)
+    if not signatures.is_pdf(path, signatures.head_of(path)):
+        return []
+    with opened_pdf(path) as pdf:
+        return pdf.missing()
 
 
 def _check_array(image: np.ndarray[Any, Any]) -> None:
