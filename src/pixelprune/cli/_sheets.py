@@ -163,18 +163,38 @@ def _skipped(folder: Path, reasons: Counter[str]) -> str:
     return f"{folder}: skipped {count:,} file{'' if count == 1 else 's'}: {listed}"
 
 
-def with_names(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
-    """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken."""
+def with_names(sheets: list[Sheet], longest: int = 255) -> Iterator[tuple[Sheet, str]]:
+    """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken.
+
+    Args:
+        longest: the bytes that a file name may have; names are cut so that PICTURE_SUFFIX fits behind them.
+    """
+    room = longest - len(PICTURE_SUFFIX)
     taken: set[str] = set()
     numbers: dict[str, Iterator[int]] = {}  # each name goes on counting where it stopped
     for sheet in sheets:
         page = "" if sheet.page is None else f"-page{sheet.page}"
-        base = sheet.path.name + page
+        full = sheet.path.name
+        base = _cut(full, page, room)
         counter = numbers.setdefault(base.casefold(), count(2))
-        name = next(
-            name
-            for name in chain((sheet.path.stem + page, base), (f"{base}-{number}" for number in counter))
-            if name.casefold() not in taken
-        )
+        numbered = (_cut(full, f"{page}-{number}", room) for number in counter)
+        candidates = chain((_cut(sheet.path.stem, page, room), base), numbered)
+        name = next(name for name in candidates if name.casefold() not in taken)
         taken.add(name.casefold())
         yield sheet, name
+
+
+def longest_name(folder: Path) -> int:
+    """The bytes that the name of a file in `folder` may have."""
+    try:
+        limit = os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        limit = 0
+    return limit if limit > 0 else 255
+
+
+def _cut(name: str, tail: str, room: int) -> str:
+    """`name` and `tail` in at most `room` bytes; whole letters are taken off the end of `name`."""
+    while len(os.fsencode(name)) > room - len(tail):
+        name = name[:-1]
+    return name + tail
