@@ -123,6 +123,16 @@ class TestShow:
             assert text in line
         assert r"esc\x1b[31m :smile: \n.png" in lines[3]
 
+    @pytest.mark.parametrize("command", ["show", "verify"])
+    def test_addresses_are_not_fetched(self, command: str, tmp_path: Path) -> None:
+        done = run(command, "https://example.com/a.png", "file:///a.png", "data:image/png;base64,AA==", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "error: https://example.com/a.png: addresses are not fetched; download the file and pass its path",
+            "error: file:///a.png: an address, not a path; leave out file://",
+            "error: data:image/png;base64,AA==…: data in an address is not read; save it as a file and pass the path",
+        ]
+
     @pytest.mark.parametrize("columns", [60, 80, 100, 140])
     def test_figures_are_whole_in_any_terminal(self, tmp_path: Path, columns: int) -> None:
         show = shlex.join(map(str, [COMMAND, "show", sample_path("page"), sample_path("screen")]))

@@ -15,7 +15,7 @@ from typing import Self
 from pixelprune.cli import _common as common
 from pixelprune.cli._warnings import about as warnings_about
 from pixelprune.images import signatures
-from pixelprune.images.errors import ImageError
+from pixelprune.images.errors import ImageError, refuse_address
 from pixelprune.images.files import fit_image, load_image, missing_pages, numbered_pages
 from pixelprune.images.pages import Pages, opened
 from pixelprune.selection._blocks import Image
@@ -98,6 +98,11 @@ def find_sheets(paths: list[str]) -> Found:
     for path in paths:
         if not path:
             found.errors.append("an empty path was given")
+            continue
+        try:
+            refuse_address(path)
+        except ImageError as error:
+            found.errors.append(str(error))
             continue
         for file in _files(Path(path), found):
             try:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 
 from pixelprune.images import signatures
-from pixelprune.images.errors import ImageError, refuse_single_pixel
+from pixelprune.images.errors import ImageError, refuse_address, refuse_single_pixel
 from pixelprune.images.modes import check_transparency, to_rgb
 from pixelprune.images.pages import opened
 from pixelprune.images.pdf import opened_pdf
@@ -39,7 +39,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
         transparency: "white", or "ignore" to show the colors that are stored below it.
 
     Raises:
-        ImageError: (a ValueError) the file is missing, empty, truncated, not an image, a single
+        ImageError: (a ValueError) `path` is a URL, or the file is missing, empty, truncated, not an image, a single
             pixel, too large, has no such page, or nothing says which of its samples are black and white.
         ValueError: `transparency` is not one of these.
 
@@ -51,6 +51,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     if not isinstance(path, str | os.PathLike):
         raise ImageError(f"path must be the path of a file, got {type(path).__name__}; fit_image takes Pillow images")
     check_transparency(transparency)
+    refuse_address(os.fspath(path))
     path = Path(path)
     with opened(path) as pages:
         count = len(pages)
