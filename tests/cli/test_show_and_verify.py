@@ -188,6 +188,14 @@ class TestShow:
                 ["--max-tokens", "9", "--threshold", "0.3"],
                 "--max-threshold must be at least the threshold (0.3) when there is a token budget, got 0.1; raise it",
             ),
+            (
+                ["--max-threshold", "0.3"],
+                "--max-threshold must come with --max-tokens, the budget that it limits, got 0.3 alone; set --",
+            ),
+            (
+                ["--max-threshold=0.1"],
+                "--max-threshold must come with --max-tokens, the budget that it limits, got 0.1",
+            ),
             (["--threshold", "half"], "--threshold"),
             (["-o", "file/below"], "--output must be a folder that can be written to, got file/below: Not a directory"),
         ],

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.images import sizes
-from pixelprune.selection.config import option_help
+from pixelprune.selection.config import PruneConfig, option_help
 from pixelprune.selection.errors import OptionError
 
 # A file or a pipe gets all the width that a table needs.
@@ -73,6 +73,16 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def check_bound(config: PruneConfig, *, given: bool) -> None:
+    """Raise an OptionError if --max-threshold is given without the budget that it limits: it would do nothing."""
+    if given and config.max_tokens is None:
+        raise OptionError(
+            "max_threshold",
+            f"must come with --max-tokens, the budget that it limits, got {config.max_threshold:g} alone",
+            "set --threshold to change what is dropped",
+        )
 
 
 def as_typed(option: str) -> str:

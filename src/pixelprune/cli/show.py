@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 
 def show(
+    context: typer.Context,
     paths: common.Paths,
     model: common.Model = "qwen3-vl",
     threshold: common.Threshold = PruneConfig.threshold,
@@ -57,6 +58,8 @@ def show(
         sizes.preset(model)
         check_transparency(transparency)
         config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold)
+        source = context.get_parameter_source("max_threshold")
+        common.check_bound(config, given=source is not None and source.name != "DEFAULT")
     except ValueError as error:
         common.refuse(error)
     try:

@@ -27,7 +27,7 @@ from pixelprune.transformers import enable
 class Data:
     """What to learn from."""
 
-    data: str
+    data: str = ""  # checked together with the model
     image_folder: str | None = None
     eval_data: str | None = None
 
@@ -91,8 +91,9 @@ def read_arguments(arguments: list[str], method: str, texts: Mapping[str, str | 
     if remaining:
         raise ValueError(f"unexpected argument {remaining[0]!r}; all options begin with --")
     student.model = student.model or student.model_name_or_path
-    if student.model is None:
-        raise OptionError("model", "is missing: name the checkpoint to start from")
+    needed = {"the checkpoint to start from (--model)": student.model, "the training data (--data)": data.data}
+    if absent := [name for name, value in needed.items() if not value]:
+        raise ValueError(f"missing: {' and '.join(absent)}")
     return Options(data, prune, student, config, rest[0] if rest else Teacher())
 
 
