@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pixelprune._checkpoints import check_checkpoint
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.images import sizes
 from pixelprune.selection.config import PruneConfig, option_help
@@ -83,6 +84,16 @@ def check_bound(config: PruneConfig, *, given: bool) -> None:
             f"must come with --max-tokens, the budget that it limits, got {config.max_threshold:g} alone",
             "set --threshold to change what is dropped",
         )
+
+
+def check_served_model(name: str | None) -> None:
+    """End the command if --model is nothing that vLLM could load: vLLM's words for that have no way out."""
+    if name is None:
+        return
+    try:
+        check_checkpoint("model", name, others=("params.json", ".gguf"))
+    except OptionError as error:
+        refuse(error)
 
 
 def as_typed(option: str) -> str:
