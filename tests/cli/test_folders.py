@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from PIL import EpsImagePlugin
 
 from pixelprune.cli import _sheets
-from pixelprune.cli._sheets import Reader, Sheet, find_sheets, with_names
+from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, with_names
 from pixelprune.cli._warnings import about
 from pixelprune.images import signatures
 from pixelprune.images.samples import sample_path
+from tests.support import pdf_files
 from tests.support.commands import run, run_json
 
 
@@ -81,6 +83,30 @@ class TestPages:
         ]  # fmt: skip
         assert "scan.tif page 2" in run("show", "scan.tif", cwd=folder).stdout
 
+    @pytest.mark.parametrize(
+        ("kids", "count", "pages", "said"),
+        [
+            ("3 0 R", 5000, [1], "4,999 of 5,000 pages cannot be found, the first is page 2"),
+            ("3 0 R", 1_000_000, [1], "999,999 of 1,000,000 pages cannot be found, the first is page 2"),
+            ("3 0 R null 3 0 R", 3, [1, 3], "1 of 3 pages cannot be found, the first is page 2"),
+            ("null", 4, [], "4 of 4 pages cannot be found, the first is page 1"),
+            ("3 0 R 3 0 R", 2, [1, 2], None),
+        ],
+    )
+    def test_pages_that_a_pdf_only_counts_are_one_line(
+        self, kids: str, count: int, pages: list[int], said: str | None, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("pypdfium2", reason="PDF pages need the extra 'pdf'")
+        content = pdf_files.pdf().replace(b"Kids[3 0 R]/Count 1", f"Kids[{kids}]/Count {count}".encode())
+        (tmp_path / "a.pdf").write_bytes(content)
+        for command in ("show", "verify"):
+            result = run_json(command, "a.pdf", cwd=tmp_path, code=2 if said else 0)
+            assert [error.split("; ")[0] for error in result["errors"]] == ([f"a.pdf: {said}"] if said else [])
+            rows = result["images" if command == "show" else "checks"]
+            assert sorted({row["page"] for row in rows}) == pages
+        if said:
+            assert result["errors"][0].endswith("which another program corrects when it saves the file")
+
     def test_a_file_is_opened_once_for_all_its_pages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         frames = [PIL.Image.new("L", (64, 64), value) for value in range(5)]
         frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
@@ -100,6 +126,30 @@ class TestNames:
         sheets = [Sheet(Path(name)) for name in ("a.png", "x/a.png", "y/a.png", "a.jpg", "z/A.png", "a.png-2.tif")]
         names = [name for _, name in with_names(sheets)]
         assert names == ["a", "a.png", "a.png-2", "a.jpg", "A.png-3", "a.png-2.tif"]
+
+    @pytest.mark.parametrize("letter", ["a", "ü", "名", "😀", "\udcff"])
+    @pytest.mark.parametrize("longest", [255, 143])
+    def test_names_are_cut_to_what_fits(self, letter: str, longest: int) -> None:
+        long = letter * (251 // len(os.fsencode(letter)))
+        paths = [f"{folder}/{long}{end}" for folder in range(12) for end in (".png", ".jpg", "")]
+        sheets = [*map(Sheet, map(Path, paths)), *(Sheet(Path(f"{long}.pdf"), page) for page in (9, 10, 100))]
+        names = [name + PICTURE_SUFFIX for _, name in with_names(sheets, longest)]
+        assert len({name.casefold() for name in names}) == len(sheets)
+        # As long as they can be, in whole letters.
+        assert all(longest - len(os.fsencode(letter)) < len(os.fsencode(name)) <= longest for name in names)
+        assert all(name.strip(letter)[:1] in ".-" for name in names)
+        assert [name.rpartition("-")[2] for name in names[-3:]] == [f"page{page}.kept.png" for page in (9, 10, 100)]
+
+    def test_a_name_as_long_as_can_be(self, tmp_path: Path) -> None:
+        names = ["x" * 251 + ".png", "x" * 250 + "y.png", "ü" * 125 + "y.png"]
+        for name in names:
+            shutil.copy(sample_path("screen"), tmp_path / name)
+        result = run_json("show", *names, cwd=tmp_path)
+        assert [row["image"] for row in result["images"]] == names
+        overlays = {row["overlay"] for row in result["images"]}
+        assert len(overlays) == 3
+        assert all((tmp_path / overlay).exists() for overlay in overlays)
+        assert run("show", names[0], cwd=tmp_path).stdout.count(f"{names[0]} is shown in overlays/xxx") == 1
 
     def test_the_number_of_tries_is_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each try draws a number; 3,000 equal names draw about as many."""

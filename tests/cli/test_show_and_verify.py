@@ -144,6 +144,16 @@ class TestShow:
             assert text in line
         assert r"esc\x1b[31m :smile: \n.png" in lines[3]
 
+    @pytest.mark.parametrize("command", ["show", "verify"])
+    def test_addresses_are_not_fetched(self, command: str, tmp_path: Path) -> None:
+        done = run(command, "https://example.com/a.png", "file:///a.png", "data:image/png;base64,AA==", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "error: https://example.com/a.png: addresses are not fetched; download the file and pass its path",
+            "error: file:///a.png: an address, not a path; leave out file://",
+            "error: data:image/png;base64,AA==…: data in an address is not read; save it as a file and pass the path",
+        ]
+
     @pytest.mark.parametrize("columns", [60, 80, 100, 140])
     def test_figures_are_whole_in_any_terminal(self, tmp_path: Path, columns: int) -> None:
         show = shlex.join(map(str, [COMMAND, "show", sample_path("page"), sample_path("screen")]))
@@ -198,6 +208,14 @@ class TestShow:
             (
                 ["--max-tokens", "9", "--threshold", "0.3"],
                 "--max-threshold must be at least the threshold (0.3) when there is a token budget, got 0.1; raise it",
+            ),
+            (
+                ["--max-threshold", "0.3"],
+                "--max-threshold must come with --max-tokens, the budget that it limits, got 0.3 alone; set --",
+            ),
+            (
+                ["--max-threshold=0.1"],
+                "--max-threshold must come with --max-tokens, the budget that it limits, got 0.1",
             ),
             (["--threshold", "half"], "--threshold"),
             (["-o", "file/below"], "--output must be a folder that can be written to, got file/below: Not a directory"),

@@ -146,6 +146,39 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         load_image(tmp_path)
 
 
+ADDRESSES = {
+    "https://example.com/page.png": "https://example.com/page.png: addresses are not fetched; download the",
+    "HTTP://a/b": "HTTP://a/b: addresses are not fetched; download the file and pass its path",
+    "s3://bucket/page.png": "s3://bucket/page.png: addresses are not fetched; download the file and pass its path",
+    "file:///home/page.png": "file:///home/page.png: an address, not a path; leave out file://",
+    "data:image/png;base64," + "A" * 5000: "data:image/png;base64,AAAAAAAAAAAAAAAAAA…: data in an address is not",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=lambda address: address[:9])
+def test_addresses_are_not_fetched(address: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(address)
+    assert str(caught.value).startswith(ADDRESSES[address])
+    assert len(str(caught.value)) < 120
+    if address.startswith("https"):
+        with pytest.raises(ImageError, match=r"https:/example.com/page.png: addresses are not fetched"):
+            load_image(Path(address))
+
+
+def test_a_file_that_is_named_like_an_address(
+    picture: PIL.Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("https:/a").mkdir(parents=True)
+    Path("data:").mkdir()
+    for name in ("https:/a/b.png", "data:/c.png"):
+        saved(picture, Path(name))
+        assert (load_image(name) == np.asarray(picture)).all()
+    with pytest.raises(ImageError, match=r"C:/page.png: no such file"):
+        load_image("C:/page.png")
+
+
 class TestFit:
     def test_an_image_of_the_right_size_is_unchanged(self, page: np.ndarray) -> None:
         assert (fit_image(page, "qwen3-vl") == page).all()

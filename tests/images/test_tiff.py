@@ -36,8 +36,6 @@ def samples_of(dtype: str, channels: int) -> np.ndarray[Any, Any]:
 def picture_of(samples: np.ndarray[Any, Any], color: str) -> np.ndarray[Any, Any]:
     """What they look like, from the definitions of the TIFF specification; alpha over white."""
     shares = samples.astype(np.float64) / FULL_SCALE[samples.dtype.name]
-    if samples.dtype == np.int8:
-        shares *= 127 / 255  # Pillow takes these samples as they are
     count = COLORS[color]
     if color == "separated":
         rgb = (1 - shares[:, :, :3]) * (1 - shares[:, :, 3:4])

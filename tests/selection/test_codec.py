@@ -151,6 +151,13 @@ class TestFile:
         [
             ({"format": "other"}, "format is 'other'"),
             ({"version": 2}, "format version 2; update pixelprune"),
+            ({"version": 0}, "format version 0, which does not exist; write it again"),
+            ({"version": -5}, "format version -5, which does not exist; write it again"),
+            ({"version": 0.5}, "format version 0.5, which does not exist; write it again"),
+            ({"version": True}, "format version True, which does not exist; write it again"),
+            ({"grid": [1, 2**31 - 1]}, r"at most 2147483647 pixels, got \(1, 2147483647\) blocks of side 32"),
+            ({"grid": [2**20, 2]}, r"at most 2147483647 pixels, got \(1048576, 2\) blocks of side 32"),
+            ({"grid": [10**30, 10**30]}, "grid must have at most 2147483647 pixels"),
             ({"config": {"treshold": 0}}, "unknown option 'treshold'; known options: threshold, metric"),
             (
                 {"config": {"predictor": "mine"}},
@@ -209,7 +216,7 @@ class TestFile:
         ({"positions": [0, 4, 5]}, "positions must be a numpy array, got list"),
         ({"grid": (2.0, 3)}, "grid must be two whole numbers"),
         ({"positions": np.array([0, 2**31 - 1, -(2**31)], np.int32)}, "positions must ascend within 0 to 5"),
-        ({"grid": (2**16, 2**16)}, "grid must have at most 2147483647 blocks"),
+        ({"grid": (2**16, 2**16)}, r"grid must have at most 2147483647 pixels, got \(65536, 65536\) blocks of side 32"),
         ({"config": {}}, "config must be a PruneConfig, got {}"),
         ({"threshold": "0"}, r"threshold must be a number in \[0, 1\], got '0'"),
         ({"positions": np.array([0, 4], np.int32)}, r"positions must be int32 \(3,\), got int32 \(2,\)"),
@@ -223,3 +230,14 @@ def test_parts_that_do_not_fit_together(change: dict[str, object], text: str) ->
     image[40:50, 40:50] = 0
     with pytest.raises(ValueError, match=text):
         replace(encode(image), **change)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed = encode(np.full((64, 96, 3), 255, np.uint8))
+
+    def fail(*_: object) -> None:
+        raise MemoryError("Unable to allocate 6.00 GiB")
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(ValueError, match=r"compressed needs more memory than there is, got an image of \(64, 96, 3\)"):
+        decode(compressed)

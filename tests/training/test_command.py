@@ -136,9 +136,18 @@ def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"--model": None}, "--model is missing: name the checkpoint to start from"),
-        ({"--data": None}, "the following arguments are required: --data"),
-        ({"--model": "/none"}, "there is no checkpoint folder /none"),
+        ({"--model": None}, "error: missing: the checkpoint to start from (--model)"),
+        ({"--data": None}, "error: missing: the training data (--data)"),
+        (
+            {"--model": None, "--data": None},
+            "error: missing: the checkpoint to start from (--model) and the training data (--data)",
+        ),
+        ({"--max-threshold": 0.1}, "--max-threshold must come with --max-tokens, the budget that it limits, got 0.1"),
+        ({"--max_threshold": 0.1}, "--max-threshold must come with --max-tokens, the budget that it limits, got 0.1"),
+        ({"--eval-data": "e.jsonl"}, "--eval-data must come with --eval-strategy, got e.jsonl alone; add"),
+        ({"--model": "/none"}, "or a name on the Hugging Face Hub, got /none, which does not exist"),
+        ({"--model": "/"}, "--model must be a folder with a config.json, as save_pretrained writes it, or a name on"),
+        ({"--teacher": "/"}, "--teacher must be a folder with a config.json, as save_pretrained writes it, or a name"),
         ({"--data": "/none.jsonl"}, "data '/none.jsonl' cannot be read: No such file"),
         ({"--threshold": 5}, r"error: --threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
         ({"--predictor": "best"}, "error: --predictor must be one of 'pred2d', 'raster', 'serpentine', got 'best'"),
@@ -163,6 +172,7 @@ def test_refused(options: dict[str, Any], text: str, checkpoint: str, pages: Pat
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("max_threshold: 0.2", "--max-threshold must come with --max-tokens, the budget that it limits, got 0.2 alone"),
         ("threshold: 5", "--threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
         ("metric: [max]", "--metric must be one of 'max', 'mae', 'rmse', got ['max']"),
         ("learnin_rate: 1", "there is no option --learnin_rate; did you mean --learning-rate?"),
@@ -178,6 +188,12 @@ def test_refused_files(text: str, expected: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "sft", f"--config={config}", "--model", "none", "--data", "none"])
     assert done.exit_code == 2, done.exception
     assert expected in " ".join(done.stderr.split())
+
+
+def test_nothing_is_named() -> None:
+    done = CliRunner().invoke(app, ["train", "sft"])
+    line = "error: missing: the checkpoint to start from (--model) and the training data (--data)\n"
+    assert (done.exit_code, done.stderr) == (2, line)
 
 
 def test_a_file_that_is_not_named() -> None:

@@ -139,6 +139,14 @@ def test_as_messages(tmp_path: Path) -> None:
     assert as_messages(rows) is rows
 
 
+def test_addresses_are_named_as_they_are(tmp_path: Path) -> None:
+    rows = load_rows(written(tmp_path, {**FORMS["messages"], "images": ["https://example.com/a.png"]}))
+    with pytest.raises(ValueError, match=r"^row 1: https://example.com/a.png: addresses are not fetched; download"):
+        opened_row(rows[0])
+    with pytest.raises(ValueError, match=r"data 'https://a.b/c.jsonl' is an address, which is not fetched; download"):
+        load_rows("https://a.b/c.jsonl")
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.jsonl' cannot be read: No such file"):
         load_rows(str(tmp_path / "none.jsonl"))

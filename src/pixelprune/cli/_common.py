@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pixelprune._checkpoints import check_checkpoint
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.images import sizes
-from pixelprune.selection.config import option_help
+from pixelprune.selection.config import PruneConfig, option_help
 from pixelprune.selection.errors import OptionError
 
 # A file or a pipe gets all the width that a table needs.
@@ -75,6 +76,26 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def check_bound(config: PruneConfig, *, given: bool) -> None:
+    """Raise an OptionError if --max-threshold is given without the budget that it limits: it would do nothing."""
+    if given and config.max_tokens is None:
+        raise OptionError(
+            "max_threshold",
+            f"must come with --max-tokens, the budget that it limits, got {config.max_threshold:g} alone",
+            "set --threshold to change what is dropped",
+        )
+
+
+def check_served_model(name: str | None) -> None:
+    """End the command if --model is nothing that vLLM could load: vLLM's words for that have no way out."""
+    if name is None:
+        return
+    try:
+        check_checkpoint("model", name, others=("params.json", ".gguf"))
+    except OptionError as error:
+        refuse(error)
 
 
 def as_typed(option: str) -> str:

@@ -15,8 +15,8 @@ from typing import Self
 from pixelprune.cli import _common as common
 from pixelprune.cli._warnings import about as warnings_about
 from pixelprune.images import signatures
-from pixelprune.images.errors import ImageError
-from pixelprune.images.files import fit_image, load_image, numbered_pages
+from pixelprune.images.errors import ImageError, refuse_address
+from pixelprune.images.files import fit_image, load_image, missing_pages, numbered_pages
 from pixelprune.images.pages import Pages, opened
 from pixelprune.selection._blocks import Image
 
@@ -99,20 +99,39 @@ def find_sheets(paths: list[str]) -> Found:
         if not path:
             found.errors.append("an empty path was given")
             continue
+        try:
+            refuse_address(path)
+        except ImageError as error:
+            found.errors.append(str(error))
+            continue
         for file in _files(Path(path), found):
             try:
                 # What a library warns about comes again when the file is read.
                 with warnings.catch_warnings(action="ignore"):
                     pages = numbered_pages(file)
+                    missing = missing_pages(file) if pages else []
             except ImageError as error:
                 found.errors.append(str(error))
-            else:
-                found.sheets += [Sheet(file)] if pages is None else [Sheet(file, page + 1) for page in range(pages)]
+                continue
+            if pages is None:
+                found.sheets.append(Sheet(file))
+                continue
+            absent = {*missing}
+            found.sheets += [Sheet(file, page) for page in range(1, pages + 1) if page not in absent]
+            if missing:
+                found.errors.append(_not_found(file, missing, pages))
     for line in found.skipped:
         common.print_warning(line)
     for line in found.errors:
         common.print_error(line)
     return found
+
+
+def _not_found(file: Path, missing: list[int], pages: int) -> str:
+    return (
+        f"{file}: {len(missing):,} of {pages:,} pages cannot be found, the first is page {missing[0]}; the file is "
+        "damaged, or its number of pages (/Count) is wrong, which another program corrects when it saves the file"
+    )
 
 
 def _files(path: Path, found: Found) -> list[Path]:
@@ -149,18 +168,38 @@ def _skipped(folder: Path, reasons: Counter[str]) -> str:
     return f"{folder}: skipped {count:,} file{'' if count == 1 else 's'}: {listed}"
 
 
-def with_names(sheets: list[Sheet]) -> Iterator[tuple[Sheet, str]]:
-    """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken."""
+def with_names(sheets: list[Sheet], longest: int = 255) -> Iterator[tuple[Sheet, str]]:
+    """Each sheet with a name for what is made from it: its stem, or a longer one if that is taken.
+
+    Args:
+        longest: the bytes that a file name may have; names are cut so that PICTURE_SUFFIX fits behind them.
+    """
+    room = longest - len(PICTURE_SUFFIX)
     taken: set[str] = set()
     numbers: dict[str, Iterator[int]] = {}  # each name goes on counting where it stopped
     for sheet in sheets:
         page = "" if sheet.page is None else f"-page{sheet.page}"
-        base = sheet.path.name + page
+        full = sheet.path.name
+        base = _cut(full, page, room)
         counter = numbers.setdefault(base.casefold(), count(2))
-        name = next(
-            name
-            for name in chain((sheet.path.stem + page, base), (f"{base}-{number}" for number in counter))
-            if name.casefold() not in taken
-        )
+        numbered = (_cut(full, f"{page}-{number}", room) for number in counter)
+        candidates = chain((_cut(sheet.path.stem, page, room), base), numbered)
+        name = next(name for name in candidates if name.casefold() not in taken)
         taken.add(name.casefold())
         yield sheet, name
+
+
+def longest_name(folder: Path) -> int:
+    """The bytes that the name of a file in `folder` may have."""
+    try:
+        limit = os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        limit = 0
+    return limit if limit > 0 else 255
+
+
+def _cut(name: str, tail: str, room: int) -> str:
+    """`name` and `tail` in at most `room` bytes; whole letters are taken off the end of `name`."""
+    while len(os.fsencode(name)) > room - len(tail):
+        name = name[:-1]
+    return name + tail

@@ -58,6 +58,7 @@ def bench_serve(
     Both run at the same time and get requests in turn, each with 45 % of the device's memory.
     For less memory, add -- --gpu-memory-utilization 0.2.
     """
+    common.check_served_model(model)
     if not find_spec("vllm"):
         common.print_error("this needs vLLM in the same environment: pip install vllm")
         raise typer.Exit(EXIT_INPUT)

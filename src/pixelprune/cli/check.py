@@ -38,6 +38,7 @@ def check_vllm(model: Model = None, engine: Engine = "{}", as_json: common.AsJso
     Run this in the environment of the server. The exit code is 1 if pruning would not be in force there.
     """
     options = _options(engine)
+    common.check_served_model(model)
     if not find_spec("vllm"):
         common.print_error("vLLM is not installed in this environment; run this where the server runs")
         raise typer.Exit(EXIT_INPUT)

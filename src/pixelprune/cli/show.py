@@ -12,7 +12,7 @@ import typer
 
 from pixelprune.cli import EXIT_INPUT, EXIT_INTERRUPTED
 from pixelprune.cli import _common as common
-from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, with_names
+from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, longest_name, with_names
 from pixelprune.images import sizes
 from pixelprune.images.errors import ImageError
 from pixelprune.images.modes import check_transparency
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 
 def show(
+    context: typer.Context,
     paths: common.Paths,
     model: common.Model = "qwen3-vl",
     threshold: common.Threshold = PruneConfig.threshold,
@@ -59,6 +60,8 @@ def show(
         sizes.preset(model)
         check_transparency(transparency)
         config = PruneConfig(threshold, metric, predictor, max_tokens, max_threshold, restore, min_tokens)
+        source = context.get_parameter_source("max_threshold")
+        common.check_bound(config, given=source is not None and source.name != "DEFAULT")
     except ValueError as error:
         common.refuse(error)
     try:
@@ -72,7 +75,7 @@ def show(
     with Reader(model, dpi, transparency) as reader, common.err.status("") as status:
         inputs = {sheet.path.resolve() for sheet in sheets}
         batch = _Batch(reader, sizes.preset(model).block, config, grid, output, [], found.errors, inputs)
-        for number, (sheet, name) in enumerate(with_names(sheets), 1):
+        for number, (sheet, name) in enumerate(with_names(sheets, longest_name(output)), 1):
             status.update(f"{common.printable(sheet.label)}  ({number} of {len(sheets)})")
             try:
                 batch.add(sheet, name)

@@ -13,6 +13,7 @@ from pixelprune._extras import install, missing
 from pixelprune.cli import EXIT_INPUT
 from pixelprune.cli import _common as common
 from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.errors import OptionError
 
 app = typer.Typer(
     no_args_is_help=True, help="Train a model on pruned inputs: supervised fine-tuning or self-distillation."
@@ -149,6 +150,7 @@ def _run(context: typer.Context, method: str) -> None:
     try:
         texts = {option.name: option.help for option in context.command.params if isinstance(option, TyperOption)}
         options = read_arguments(context.args, method, texts)
+        _check_used(options, context.args)
         train(options, method)
     except (ValueError, OSError, ImportError) as error:  # ImportError: an option needs another package
         if _is_main_process():
@@ -156,6 +158,16 @@ def _run(context: typer.Context, method: str) -> None:
         raise typer.Exit(EXIT_INPUT) from None
     if _is_main_process():
         common.out.print(f"Training finished; saved in {common.printable(str(options.config.output_dir))}")
+
+
+def _check_used(options: Any, arguments: list[str]) -> None:
+    """Raise an OptionError for an option that would do nothing."""
+    typed = any(word.partition("=")[0].replace("_", "-") == "--max-threshold" for word in arguments)
+    # A file of --config may set it, too.
+    common.check_bound(options.prune, given=typed or options.prune.max_threshold != PruneConfig.max_threshold)
+    if options.data.eval_data is not None and options.config.eval_strategy == "no" and not options.config.eval_on_start:
+        problem = f"must come with --eval-strategy, got {options.data.eval_data} alone"
+        raise OptionError("eval_data", problem, "add --eval-strategy epoch, or leave it out")
 
 
 def _refuse(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Samples of more than 8 bits, and files that Pillow decodes to another picture."""
+"""Samples of more than 8 bits, signed ones, and files that Pillow decodes to another picture."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ROWS = 64  # converted at a time, so that intermediate values take little memor
 
 
 def is_deep(image: PIL.Image.Image) -> bool:
-    """Whether samples have more than the 8 bits of a model's input."""
-    return image.mode.startswith("I") or image.mode == "F"
+    """Whether samples are something other than the 8 bits of a model's input: more of them, or signed."""
+    return image.mode.startswith("I") or image.mode == "F" or _is_signed_8_bit(image)
 
 
 def to_rgb(image: PIL.Image.Image, *, over_white: bool) -> Image:
     """A decoded deep image as uint8 (H, W, 3), a transparent color over white or as it is.
 
     16-bit samples are scaled to 8 bits. 32-bit integers, and signed ones, are taken to span 255,
-    65535 or all of their bits, whichever first holds them all. Of floating point values, 0 is black
-    and 1 white; whole numbers are taken to span 255 or 65535.
+    65535 or all of their bits (127 if they have 8), whichever first holds them all. Of floating point
+    values, 0 is black and 1 white; whole numbers are taken to span 255 or 65535.
 
     Raises:
         ImageError: nothing says which samples are black and white.
@@ -52,6 +52,11 @@ def to_rgb(image: PIL.Image.Image, *, over_white: bool) -> Image:
     return rgb
 
 
+def _is_signed_8_bit(image: PIL.Image.Image) -> bool:
+    """Whether the samples of a TIFF in Pillow's mode L, which is unsigned, are signed."""
+    return image.mode == "L" and _tags(image).get(tiff.SAMPLE_FORMAT) == (tiff.SIGNED,)
+
+
 def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
     return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
 
@@ -59,9 +64,10 @@ def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
 def _strips(image: PIL.Image.Image) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
     """Some rows of samples at a time, and which is the first: a copy of all would double what Pillow takes."""
     unsigned = image.mode == "I" and _is_unsigned(_tags(image))
+    stored = np.uint32 if unsigned else np.int8 if _is_signed_8_bit(image) else None
     for top in range(0, image.height, _ROWS):
         samples = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
-        yield top, samples.view(np.uint32) if unsigned else samples
+        yield top, samples.view(stored) if stored else samples
 
 
 def _is_unsigned(tags: Mapping[int, Any]) -> bool:
@@ -74,7 +80,7 @@ def _full_scale(image: PIL.Image.Image) -> int:
     tags = _tags(image)
     if image.mode == "F":
         return _full_scale_of_floats(image)
-    if image.mode != "I":
+    if image.mode not in ("I", "L"):
         return int(2 ** tags.get(tiff.BITS, (16,))[0] - 1)
     _refuse_negative(min((int(samples.min()) for _, samples in _strips(image)), default=0))
     if image.format == "PPM":
@@ -122,18 +128,13 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
         raise ImageError(f"{image.format} of this kind is misread by Pillow; convert it to PNG first")
     if tiles and isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_noise(image)
-    if tiles and isinstance(image, PsdImagePlugin.PsdImageFile):
-        psd.refuse_without_picture(image)
+    if isinstance(image, PsdImagePlugin.PsdImageFile):
+        return psd.load(image)
     if rawmode == "RGB;16B" and isinstance(key, tuple):
         lower = _with_lower_bytes(image)
         return _without_color(image, key, lower)
-    saved_channel = bool(tiles) and isinstance(image, PsdImagePlugin.PsdImageFile) and psd.has_saved_channel(image)
     image.load()
-    if saved_channel:
-        return image.convert(image.mode.removesuffix("A"))
     _use_8_bit_palette(image)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "L":
-        _refuse_negative(_smallest_of_8_bits(image))
     if rawmode in ("L;2", "L;4") and isinstance(key, int):
         # Pillow scales the samples to 8 bits, and leaves the transparent color as it is in the file.
         image = image.copy()
@@ -144,13 +145,6 @@ def load(image: PIL.Image.Image) -> PIL.Image.Image:
             "pass the path of the file to load_image, or convert it to 8 bits first"
         )
     return image
-
-
-def _smallest_of_8_bits(image: TiffImagePlugin.TiffImageFile) -> int:
-    """The smallest sample, if they are signed; Pillow takes them for unsigned."""
-    if image.tag_v2.get(tiff.SAMPLE_FORMAT) != (tiff.SIGNED,):
-        return 0
-    return min((value - 256 for value, count in enumerate(image.histogram()) if count and value > 127), default=0)
 
 
 def _refuse_noise(image: TiffImagePlugin.TiffImageFile) -> None:

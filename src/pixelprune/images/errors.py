@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import PIL.Image
@@ -36,6 +37,36 @@ def one_line(path: Path | str, problem: str = "") -> Iterator[None]:
         text = by_system or _described(error)
         reason = problem or " ".join(text.split())
         raise ImageError(f"{path}: {reason}") from None
+
+
+# Two letters at least, so that C:/a.png is a path; of two slashes, `Path` leaves one.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a URL, and no file has this name.
+
+    Example:
+        >>> is_address("https://example.com/page.png"), is_address("pages/page.png")
+        (True, False)
+    """
+    if not _ADDRESS.match(text):
+        return False
+    with suppress(OSError):  # such as a name that is too long
+        return not Path(text).exists()
+    return True
+
+
+def refuse_address(text: str) -> None:
+    """Raise an ImageError for a URL: none is fetched."""
+    if not is_address(text):
+        return
+    scheme = text.partition(":")[0].lower()
+    if scheme == "data":
+        raise ImageError(f"{text[:40]}…: data in an address is not read; save it as a file and pass the path")
+    if scheme == "file":
+        raise ImageError(f"{text}: an address, not a path; leave out file://")
+    raise ImageError(f"{text}: addresses are not fetched; download the file and pass its path")
 
 
 def _described(error: Exception) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import PIL.Image
 
 from pixelprune.images import signatures
-from pixelprune.images.errors import ImageError, refuse_single_pixel
+from pixelprune.images.errors import ImageError, refuse_address, refuse_single_pixel
 from pixelprune.images.modes import check_transparency, to_rgb
 from pixelprune.images.pages import opened
+from pixelprune.images.pdf import opened_pdf
 from pixelprune.images.sizes import ModelPreset, preset
 from pixelprune.selection._blocks import Image
 
@@ -21,9 +22,9 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     """Read an image file, or render a page of a PDF, as uint8 RGB (H, W, 3).
 
     EXIF orientation is applied; for an animation, the first frame is used. 16-bit samples are scaled
-    to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits, whichever
-    first holds them all. Of floating point values, 0 is black and 1 is white; whole numbers are taken
-    to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
+    to 8 bits. 32-bit and signed integers are taken to span 255, 65535 or all of their bits (127 if they
+    have 8), whichever first holds them all. Of floating point values, 0 is black and 1 is white; whole
+    numbers are taken to span 255 or 65535. No framework scales gray samples of more than 8 bits: transformers and vLLM
     clip them at 255, which leaves little but white. Convert such files before a model gets them.
 
     Transparency is composited over white, as vLLM does, and as the processors in transformers do from
@@ -38,7 +39,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
         transparency: "white", or "ignore" to show the colors that are stored below it.
 
     Raises:
-        ImageError: (a ValueError) the file is missing, empty, truncated, not an image, a single
+        ImageError: (a ValueError) `path` is a URL, or the file is missing, empty, truncated, not an image, a single
             pixel, too large, has no such page, or nothing says which of its samples are black and white.
         ValueError: `transparency` is not one of these.
 
@@ -50,6 +51,7 @@ def load_image(path: str | os.PathLike[str], *, page: int = 1, dpi: int = 144, t
     if not isinstance(path, str | os.PathLike):
         raise ImageError(f"path must be the path of a file, got {type(path).__name__}; fit_image takes Pillow images")
     check_transparency(transparency)
+    refuse_address(os.fspath(path))
     path = Path(path)
     with opened(path) as pages:
         count = len(pages)
@@ -114,6 +116,19 @@ def numbered_pages(path: str | os.PathLike[str]) -> int | None:
         return None
     with opened(path) as pages:
         return len(pages) if pages.numbered else None
+
+
+def missing_pages(path: str | os.PathLike[str]) -> list[int]:
+    """The pages that a PDF counts and does not hold, by number; none of other files.
+
+    Raises:
+        ImageError: the file cannot be opened.
+    """
+    path = Path(path)
+    if not signatures.is_pdf(path, signatures.head_of(path)):
+        return []
+    with opened_pdf(path) as pdf:
+        return pdf.missing()
 
 
 def _check_array(image: np.ndarray[Any, Any]) -> None:

@@ -71,6 +71,8 @@ class ImagePages:
                 self._image.seek(self._frames[page - 1])
             if self._frames[page - 1] in self._inverted and isinstance(self._image, TiffImagePlugin.TiffImageFile):
                 self._image.tag_v2[tiff.PHOTOMETRIC] = tiff.WHITE_IS_ZERO
+            if isinstance(self._image, ImageFile.StubImageFile):  # for Pillow 12, a single pixel
+                raise ImageError(_unsupported(self._image))
             _check_size(self._image.size)
             return modes.decoded_to_rgb(_loaded(self._image), transparency)
 
@@ -122,7 +124,7 @@ def _loaded(image: PIL.Image.Image) -> PIL.Image.Image:
     return image
 
 
-def _unsupported(image: PIL.Image.Image, error: Exception) -> str:
+def _unsupported(image: PIL.Image.Image, error: Exception | None = None) -> str:
     """What is not supported, if that is why an intact image cannot be decoded; else empty."""
     if isinstance(image, ImageFile.StubImageFile) or image.format == "MPEG":
         return str(signatures.STUBS.get(image.format or "", f"{image.format} is not supported"))

@@ -18,6 +18,8 @@ from pixelprune.selection._blocks import Image
 if TYPE_CHECKING:
     import pypdfium2
 
+_ENOUGH = 1000  # pages that are missing in a row: what follows is not looked for, which would take minutes
+
 
 class PdfPages:
     """The pages of an opened PDF."""
@@ -29,6 +31,22 @@ class PdfPages:
 
     def __len__(self) -> int:
         return self._count
+
+    def missing(self) -> list[int]:
+        """The pages, counted from 1, that the file counts and does not hold."""
+        from pypdfium2.raw import FS_SIZEF, FPDF_GetPageSizeByIndexF
+
+        missing: list[int] = []
+        size, in_a_row = FS_SIZEF(), 0
+        for page in range(1, self._count + 1):
+            # Asking for the size finds a page, and does not load what is on it.
+            found = FPDF_GetPageSizeByIndexF(self._document.raw, page - 1, size)
+            in_a_row = 0 if found else in_a_row + 1
+            if in_a_row == _ENOUGH:
+                return [*missing, *range(page, self._count + 1)]
+            if not found:
+                missing.append(page)
+        return missing
 
     def read(self, page: int, dpi: int, transparency: str) -> Image:
         """A page, counted from 1, as uint8 (H, W, 3), with what is filled into its form fields."""

@@ -26,6 +26,8 @@ from pixelprune.selection.select import check_config, check_image, select
 
 _FORMAT = "pixelprune"
 _VERSION = 1
+# A square of 46,340: a small file could claim any grid, since what is dropped takes no room in it.
+_MOST_PIXELS = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +39,7 @@ class Compressed:
     Attributes:
         blocks: uint8 (K, B, B, channels), the kept blocks in row-major order; channels is 3 or 1.
         positions: int32 (K,), their row-major indices in the grid, ascending.
-        grid: (R, C), rows and columns of blocks of the whole image.
+        grid: (R, C), rows and columns of blocks of the whole image, of at most 2³¹ − 1 pixels.
         config: the config that selected.
         threshold: τ that was in force, in [0, 1]; with a budget it can be above `config.threshold`.
 
@@ -69,8 +71,11 @@ class Compressed:
         if len(self.grid) != 2 or not all(type(side) is int and side >= 1 for side in self.grid):
             raise ValueError(f"grid must be two whole numbers of at least 1, got {self.grid}")
         total = self.grid[0] * self.grid[1]
-        if total > np.iinfo(np.int32).max:
-            raise ValueError(f"grid must have at most {np.iinfo(np.int32).max} blocks, got {self.grid}")
+        if total * blocks.shape[1] ** 2 > _MOST_PIXELS:
+            raise ValueError(
+                f"grid must have at most {_MOST_PIXELS} pixels, got {self.grid} blocks of side {blocks.shape[1]}; "
+                "cut the image into smaller ones"
+            )
         ascending = bool((positions[1:] > positions[:-1]).all())
         if not len(positions) or positions[0] < 0 or positions[-1] >= total or not ascending:
             raise ValueError(f"positions must ascend within 0 to {total - 1}, got {positions}")
@@ -151,6 +156,8 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], npt.NDArray[np.uint8], npt.ND
         header = json.loads(str(archive["header"]))
         if header["format"] != _FORMAT:
             raise ValueError(f"its format is {header['format']!r}")
+        if type(header["version"]) is not int or header["version"] < 1:
+            raise ValueError(f"it has format version {header['version']!r}, which does not exist; write it again")
         if header["version"] > _VERSION:
             raise ValueError(f"it has format version {header['version']}; update pixelprune to read it")
         return header, archive["blocks"], archive["positions"]
@@ -191,7 +198,7 @@ def decode(compressed: Compressed) -> Image:
 
     Raises:
         ValueError: `compressed` is not a Compressed, lacks a block that the rule needs, or its
-            predictor is not registered.
+            predictor is not registered; the image does not fit in memory.
     """
     if not isinstance(compressed, Compressed):
         raise ValueError(f"compressed must be a Compressed, as encode returns, got {type(compressed).__name__}")
@@ -199,8 +206,10 @@ def decode(compressed: Compressed) -> Image:
     block, config = compressed.block, compressed.config
     pixels = compressed.blocks.shape[3]
     shape = (rows * block, columns * block) + ((3,) if pixels == 3 else ())
-    image = np.empty(shape, np.uint8)
-    keep = np.zeros(rows * columns, np.bool_)
+    try:
+        image, keep = np.empty(shape, np.uint8), np.zeros(rows * columns, np.bool_)
+    except MemoryError:
+        raise ValueError(f"compressed needs more memory than there is, got an image of {shape}") from None
     keep[compressed.positions] = True
     cells = in_blocks(image, block)
     cells[np.divmod(compressed.positions, columns)] = compressed.blocks

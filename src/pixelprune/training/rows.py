@@ -13,6 +13,8 @@ from typing import Any
 
 import datasets
 
+from pixelprune.images.errors import is_address
+
 PLACEHOLDER = "<image>"
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
@@ -47,6 +49,8 @@ def load_rows(path: str, image_folder: str | None = None, split: str = "train") 
         ['pages/a.png']
     """
     if Path(path).suffix in (".jsonl", ".json") and not Path(path).is_dir():
+        if is_address(path):
+            raise ValueError(f"data {path!r} is an address, which is not fetched; download the file and pass its path")
         folder = Path(path).parent if image_folder is None else Path(image_folder)
         return _arranged([_checked(row, number, folder) for number, row in _lines(Path(path))])
     found = _stored(path, split)
@@ -117,7 +121,9 @@ def _checked(row: Any, number: int, folder: Path) -> dict[str, Any]:
         _check_answers(messages)
     except ValueError as error:
         return {"messages": [], "images": [], "row": number, "problem": str(error)}
-    return {"messages": messages, "images": [str(folder / image) for image in images], "row": number, "problem": None}
+    # An address stays as it is, so that it is named when it is refused.
+    placed = [image if is_address(image) else str(folder / image) for image in images]
+    return {"messages": messages, "images": placed, "row": number, "problem": None}
 
 
 def _from_sharegpt(row: dict[str, Any]) -> dict[str, Any]:

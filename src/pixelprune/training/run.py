@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from pixelprune._checkpoints import check_checkpoint
 from pixelprune.selection.config import PruneConfig
 from pixelprune.selection.errors import OptionError
 from pixelprune.training.config import SelfDistillationConfig, SFTConfig
@@ -27,7 +28,7 @@ from pixelprune.transformers import enable
 class Data:
     """What to learn from."""
 
-    data: str
+    data: str | None = None  # checked together with the model
     image_folder: str | None = None
     eval_data: str | None = None
 
@@ -91,8 +92,9 @@ def read_arguments(arguments: list[str], method: str, texts: Mapping[str, str | 
     if remaining:
         raise ValueError(f"unexpected argument {remaining[0]!r}; all options begin with --")
     student.model = student.model or student.model_name_or_path
-    if student.model is None:
-        raise OptionError("model", "is missing: name the checkpoint to start from")
+    needed = {"the checkpoint to start from (--model)": student.model, "the training data (--data)": data.data}
+    if absent := [name for name, value in needed.items() if not value]:
+        raise ValueError(f"missing: {' and '.join(absent)}")
     return Options(data, prune, student, config, rest[0] if rest else Teacher())
 
 
@@ -136,11 +138,8 @@ def train(options: Options, method: str) -> None:
     data, prune, student, config, teacher = options
     checkpoint, path = _checkpoint(config), str(student.model)
     for option, name in (("model", path), ("teacher", teacher.teacher or path)):
-        if Path(name).is_file():
-            raise OptionError(option, f"must be a checkpoint folder, or a name on the hub, got the file {name}")
-        if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
-            raise ValueError(f"there is no checkpoint folder {name}")
-    rows = load_rows(data.data, data.image_folder)
+        check_checkpoint(option, name, others=("adapter_config.json",))
+    rows = load_rows(str(data.data), data.image_folder)
     held_out = None if data.eval_data is None else load_rows(data.eval_data, data.image_folder)
     if held_out is not None and "messages" in {*rows.column_names, *held_out.column_names}:
         # One collator serves both.
