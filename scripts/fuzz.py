@@ -1,4 +1,4 @@
-"""Fuzz what comes from elsewhere, guided by coverage: files, options of requests, and the keep mask as it travels.
+"""Fuzz what comes from elsewhere, guided by coverage: files, options of requests, and the token map as it travels.
 
     pip install atheris
     python scripts/fuzz.py load request wire --seconds 600

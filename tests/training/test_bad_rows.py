@@ -95,7 +95,7 @@ def test_cut_rows(make: Any, pages: Path, pair: Any, tmp_path: Path) -> None:
     """A length that cuts images, and one that cuts answers, which TRL would train on in silence."""
     rows = load_rows(str(pages / "rows.jsonl")).select([0])
     (whole,) = sft(fresh(pair), rows, tmp_path)._lengths
-    with pytest.raises(ValueError, match=r"row 1: .*visual tokens for \d+ that were kept of its images"):
+    with pytest.raises(ValueError, match=r"row 1: .*visual tokens for \d+ that its images have"):
         make(fresh(pair), rows, tmp_path, max_length=10)
     with pytest.raises(ValueError, match=r"row 1: no token of an answer is left in \d+ tokens; raise max_length"):
         make(fresh(pair), rows, tmp_path, max_length=whole - 3)

@@ -126,7 +126,8 @@ def test_kept_pixels_are_normalized_as_asked(
 @pytest.mark.parametrize("family", SMALL)
 def test_both_backends_make_the_same_map(family: str, checkpoint: Any, pictures: Pictures) -> None:
     folder = str(for_vllm(checkpoint(family)))
-    processor = MULTIMODAL_REGISTRY.create_processor(ModelConfig(folder, dtype="float32", max_model_len=2048))
+    config = ModelConfig(folder, dtype="float32", max_model_len=2048, mm_device_do_normalize=False)
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
     images = [Image.open(pictures.paths[name]).convert("RGB") for name in ("page", "flat", "photo")]
     items, prompt = processor.info.parse_mm_data({"image": images}), processor.dummy_inputs.get_dummy_text({"image": 3})
     other = enable(processor=AutoProcessor.from_pretrained(checkpoint(family)))

@@ -212,7 +212,7 @@ class GraphMixin(Contract):
 
 
 class _KeptGrid(list[int]):
-    """A grid with as many patches as are kept, which vLLM shards by, and the keep mask of its image."""
+    """A grid with as many patches as are kept, which vLLM shards by, and which blocks of its image those are."""
 
     def __init__(self, keep: KeepMask, merge: int) -> None:
         super().__init__([1, merge, merge * sum(keep.counts)])
