@@ -175,6 +175,20 @@ def test_servers_end_with_an_error(
     assert all(ended(pid) for pid in processes())
 
 
+def test_with_all_tokens_restored_bytes_show_what_prunes(
+    processes: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both servers then count as many tokens, as this fake does when it is deaf."""
+    config = PruneConfig(restore=1)
+    result = bench.bench_serve("model", {"page": PICTURE}, ["--deaf"], config=config, requests=1, rounds=1)
+    assert list(result["pictures"]) == ["page"]
+    equal = {name: dict.fromkeys(("page", "a flat image"), 4_000_000) for name in ("stock", "pruned")}
+    monkeypatch.setattr(bench, "run_in_subprocess", lambda *_: (_ABOUT, equal))
+    with pytest.raises(bench.NotPrunedError, match="a flat image has 4000000 bytes of image data on the server that"):
+        bench.bench_serve("model", {"page": PICTURE}, ["--deaf"], config=config, requests=1, rounds=1)
+    assert all(ended(pid) for pid in processes())
+
+
 def test_summary() -> None:
     batches = [
         Batch(requests=4, seconds=seconds, alone=[Answer(first, 100), Answer(first / 2, 101)])

@@ -48,6 +48,11 @@ _MEASURES = (
 )
 
 
+# What shows whether a server prunes, and its name among pictures.
+_FLAT = np.full((512, 512, 3), 255, np.uint8)
+_PROBE = "a flat image"
+
+
 class NotPrunedError(RuntimeError):
     """The server that should prune does not; the text is one line."""
 
@@ -87,12 +92,13 @@ def bench_serve(
         sends to its engine per image.
 
     Raises:
-        NotPrunedError: a flat image does not have fewer tokens on the server that prunes.
+        NotPrunedError: a flat image has as many tokens, or with `restore` 1 bytes, on the server that prunes.
         ServerError: a server did not start, or refused a request.
         ValueError: `arguments` already configure pruning.
     """
+    config = config or PruneConfig()
     shared = [*_ALWAYS, *([] if one_after_another else _SHARED), *arguments]
-    commands = {"stock": shared, "pruned": with_pruning(shared, config or PruneConfig())}
+    commands = {"stock": shared, "pruned": with_pruning(shared, config)}
     batches: dict[tuple[str, str], list[Batch]] = {}
     flat: dict[str, int] = {}
     for names in [[name] for name in commands] if one_after_another else [list(commands)]:
@@ -101,11 +107,15 @@ def bench_serve(
             for name in names:
                 on_progress(f"Starting the {name} server…")
                 urls[name] = running.enter_context(Server(model, commands[name])).url
-                flat[name] = ask(urls[name], np.full((512, 512, 3), 255, np.uint8)).prompt_tokens
-            check(flat)
+                flat[name] = ask(urls[name], _FLAT).prompt_tokens
+            if config.restore < 1:  # else the language model gets as many tokens, and bytes are compared
+                check(flat, "prompt tokens")
             batches |= measure(urls, pictures, requests, rounds, on_progress)
     on_progress("Counting bytes…")
-    about, sent = run_in_subprocess(versions_and_bytes, model, commands, dict(pictures))
+    probe = {_PROBE: _FLAT} if config.restore == 1 else {}
+    about, sent = run_in_subprocess(versions_and_bytes, model, commands, {**pictures, **probe})
+    if probe:
+        check({name: sizes[_PROBE] for name, sizes in sent.items()}, "bytes of image data")
     cases = {
         picture: {
             "size": [image.shape[1], image.shape[0]],
@@ -145,11 +155,11 @@ def with_pruning(arguments: Sequence[str], config: PruneConfig) -> list[str]:
     return [*rest, "--hf-overrides", json.dumps({**overrides, KEY: config.to_dict()})]
 
 
-def check(flat: Mapping[str, int]) -> None:
-    """Raise NotPrunedError unless a flat image has fewer tokens on the server that prunes."""
+def check(flat: Mapping[str, int], unit: str) -> None:
+    """Raise NotPrunedError unless a flat image has less of `unit` on the server that prunes."""
     if "stock" in flat and "pruned" in flat and flat["pruned"] >= flat["stock"]:
         raise NotPrunedError(
-            f"a flat image has {flat['pruned']} prompt tokens on the server that should prune and {flat['stock']} on "
+            f"a flat image has {flat['pruned']} {unit} on the server that should prune and {flat['stock']} on "
             "the stock one, so nothing is pruned; `pixelprune check vllm` shows why"
         )
 
@@ -250,10 +260,11 @@ def table(result: Mapping[str, Any]) -> Table:
             size = f"{name}, {case['size'][0]} × {case['size'][1]}"
             rows.append((size, label, *cells, f"{pruned / stock:.2f} ×"))
     rounds, requests = counted(result["rounds"], "round"), counted(result["requests"], "request")
+    restored = f", restore {result['restore']:g}" if result.get("restore") else ""
     how = f"{rounds} of {requests} two at a time and {(result['requests'] + 1) // 2} alone"
     return Table(
         f"vLLM, {result['model'] or 'random weights, widths of Qwen3-VL-2B, 2 + 2 layers'}, medians",
         texts("image", "measure") + numbers("stock", "pruned", "pruned ÷ stock"),
         tuple(rows),
-        (measured_on(result["machine"], f"τ = {result['threshold']:g}, {how}"),),
+        (measured_on(result["machine"], f"τ = {result['threshold']:g}{restored}, {how}"),),
     )

@@ -44,6 +44,7 @@ def bench_serve(
     ] = None,
     image: Images = None,
     threshold: common.Threshold = PruneConfig.threshold,
+    restore: common.Restore = PruneConfig.restore,
     requests: Annotated[int, typer.Option(min=1, help="Requests per image and round, two at a time.")] = 4,
     rounds: Rounds = 3,
     one_after_another: Annotated[
@@ -67,7 +68,7 @@ def bench_serve(
         common.print_error(f"options of vLLM must follow -- and begin with a dash, got {arguments[0]!r}")
         raise typer.Exit(EXIT_INPUT)
     try:
-        config = PruneConfig(threshold=threshold)
+        config = PruneConfig(threshold=threshold, restore=restore)
     except ValueError as error:
         common.refuse(error)
     pictures = load_named(image) if image else None
@@ -93,7 +94,7 @@ def bench_serve(
     except (ServerError, ValueError) as error:
         common.print_error(str(error))
         raise typer.Exit(EXIT_INPUT) from None
-    about = {"model": model, "options": arguments, "threshold": threshold, **measuring}
+    about = {"model": model, "options": arguments, "threshold": threshold, "restore": restore, **measuring}
     result = {"machine": measured["machine"], **about, "pictures": measured["pictures"]}
     print_result(result, serve.table, as_json)
 

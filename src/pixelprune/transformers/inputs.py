@@ -282,7 +282,7 @@ def _checked_map(values: Any, grids: Tensor, pixel_values: Tensor | None, merge:
             f"image_map must be a tensor of shape ({blocks},), one whole number per block of image_grid_thw "
             f"{grids.tolist()}, got {got}"
         )
-    tokens = TokenMap.of_grids(values, grids, merge)
+    tokens = TokenMap.of_grids(values.cpu(), grids, merge)  # a device is asked once, not for each of these checks
     if problem := tokens.problem():
         raise ValueError(f"image_map is not valid: {problem}; pass it as the processor returned it")
     wanted = sum(tokens.encoded.counts) * merge**2
