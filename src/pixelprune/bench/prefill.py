@@ -29,7 +29,7 @@ _TEXT = 32
 _FIGURES = numbers("full", "pruned", "speed-up", "by FLOPs")
 
 
-SIDES = (512, 1024, 1536)
+SIDES = (1024, 2048)
 
 
 def bench_prefill(
