@@ -22,7 +22,7 @@ help:
 	@echo "make bench      time selection, image processor, prefill and training on this machine (minutes)"
 	@echo "make figures    make the picture and the tables of README.md and docs/"
 	@echo "make tiny-model train the small model of tiny_model/ from scratch (10 minutes on one CPU)"
-	@echo "make accuracy   measure how pruning changes its accuracy, and make those tables (6 minutes)"
+	@echo "make accuracy   measure how pruning changes its accuracy, and make those tables (10 minutes)"
 	@echo "make samples    draw the sample images (needs Chromium)"
 	@echo "make clean      remove the environments and all caches"
 
@@ -68,7 +68,7 @@ tiny-model: $(VENV)/installed-test
 	$(BIN)/python -m tiny_model.pretrain --out tiny_model/checkpoint
 
 accuracy: $(VENV)/installed-test
-	$(BIN)/python scripts/make_figures.py accuracy padding
+	$(BIN)/python scripts/make_figures.py accuracy restored padding
 
 samples: $(VENV)/installed
 	$(BIN)/python scripts/make_samples.py

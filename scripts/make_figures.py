@@ -2,7 +2,7 @@
 
     python scripts/make_figures.py [picture] [samples] [options] [commands] [families]
     python scripts/make_figures.py [bench] [processor] [prefill] [train]
-    python scripts/make_figures.py accuracy padding
+    python scripts/make_figures.py accuracy restored padding mixed
     python scripts/make_figures.py serve architectures
 
 A table stands between two HTML comments that name it, and is replaced in place. `bench`, `processor`, `prefill`,
@@ -164,8 +164,8 @@ def tiny_model_table(name: str) -> str:
         subprocess.run([sys.executable, "-m", f"tiny_model.{name}", "--out", str(out)], cwd=ROOT, check=True)
         result: dict[str, Any] = json.loads(out.read_text())
     sys.path.insert(0, str(ROOT))
-    table: Table = import_module(f"tiny_model.{name}").table(result)
-    return table.markdown()
+    made: Table | tuple[Table, ...] = import_module(f"tiny_model.{name}").table(result)
+    return "\n\n".join(table.markdown() for table in (made if isinstance(made, tuple) else (made,)))
 
 
 COMMANDS = [
@@ -192,10 +192,12 @@ TABLES: list[tuple[str, str, Callable[[], str]]] = [
     ("train", "docs/benchmark.md", partial(benchmark_table, "train")),
     ("serve", "docs/benchmark.md", partial(benchmark_table, "serve")),
     ("accuracy", "docs/training.md", partial(tiny_model_table, "accuracy")),
+    ("restored", "docs/training.md", partial(tiny_model_table, "restored")),
     ("padding", "docs/training.md", partial(tiny_model_table, "padding")),
+    ("mixed", "docs/training.md", partial(tiny_model_table, "mixed")),
     ("architectures", "docs/vllm.md", architectures_table),
 ]
-ON_REQUEST = {"serve", "accuracy", "padding", "architectures"}
+ON_REQUEST = {"serve", "accuracy", "restored", "padding", "mixed", "architectures"}
 NAMES = ["picture", "commands", *dict.fromkeys(name for name, _, _ in TABLES if name not in COMMANDS)]
 
 

@@ -61,6 +61,34 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int, float]:
+    """How many samples turned right, how many wrong, and the p value of so unequal a split, exact and two-sided.
+
+    Under the hypothesis that nothing changed, a sample that turned is as likely to have turned either way
+    (McNemar, 1947); samples that are right both times, or wrong, say nothing.
+
+    >>> mcnemar([True] * 8 + [False] * 2, [False] * 8 + [True] * 2)
+    (2, 8, 0.109375)
+    """
+    won = sum(b and not a for a, b in zip(before, after, strict=True))
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    turned = won + lost
+    tail = sum(math.comb(turned, k) for k in range(min(won, lost) + 1))
+    return won, lost, min(1.0, 2 * tail / 2**turned)
+
+
+def split(won: int, lost: int, p: float) -> str:
+    """What `mcnemar` gives, as a cell of a table.
+
+    >>> split(3, 29, 2.6e-6), split(0, 0, 1.0)
+    ('+3 −29, p = 3e-06', '+0 −0')
+    """
+    said = f"+{won} −{lost}"
+    if not won + lost:
+        return said
+    return f"{said}, p = {p:.2f}" if p >= 0.005 else f"{said}, p = {p:.0e}"
+
+
 def inputs_for(processor: Any, samples: Sequence[Sample], choose: Chooser | None) -> dict[str, Tensor]:
     """Inputs of an enabled model in which each image has the blocks and copies that `choose` chooses; left padding."""
     inputs = chat_inputs(processor, samples, pixelprune=False)
@@ -93,6 +121,12 @@ def measure(model: Any, processor: Any, samples: Sequence[Sample], choose: Choos
     return score(model, processor, samples, make=partial(inputs_for, choose=choose))
 
 
+def as_json(cell: Score) -> dict[str, Any]:
+    """What a table needs to know of a score."""
+    share = {"right": cell.right, "count": cell.count, "retained": cell.retained}
+    return {**share, "interval": wilson(cell.right, cell.count)}
+
+
 def accuracies(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Accuracy of a checkpoint by way of choosing and task."""
     model, processor = pixelprune.transformers.enable(*load(folder))
@@ -101,12 +135,12 @@ def accuracies(folder: Path, count: int, names: Sequence[str]) -> dict[str, dict
         for task in TASKS:
             cell = measure(model, processor, held_out(task, count), SELECTED[name])
             log.info("%s, %s: %d of %d right, %.3f retained", name, task, cell.right, cell.count, cell.retained)
-            result.setdefault(name, {})[task] = {**vars(cell), "interval": wilson(cell.right, cell.count)}
+            result.setdefault(name, {})[task] = as_json(cell)
     return result
 
 
-def trained(method: str, data: Path, folder: Path) -> Path:
-    """Fine-tune or distill the checkpoint by the command that users have."""
+def trained(method: str, data: Path, folder: Path, *more: str) -> Path:
+    """Fine-tune or distill the checkpoint by the command that users have, with `more` of its options."""
     options = {
         "model": FOLDER,
         "data": data,
@@ -122,7 +156,7 @@ def trained(method: str, data: Path, folder: Path) -> Path:
         "disable_tqdm": "true",
     }
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    subprocess.run([sys.executable, "-m", "pixelprune", "train", method, *words], check=True)
+    subprocess.run([sys.executable, "-m", "pixelprune", "train", method, *words, *more], check=True)
     return folder
 
 
@@ -149,6 +183,12 @@ def seconds_per_step(count: int = 12) -> dict[str, float]:
     return median_seconds({"all tokens": steps(None), "kept tokens": steps(pixelprune.select)}, count - 1)
 
 
+def percent(cell: Mapping[str, Any]) -> str:
+    """A share of right answers, with its interval, as a cell of a table."""
+    low, high = (100 * end for end in cell["interval"])
+    return f"{100 * cell['right'] / cell['count']:.1f} % ({low:.1f}–{high:.1f})"
+
+
 def table(result: Mapping[str, Any]) -> Table:
     """The table of the JSON that `main` writes."""
     lines = []
@@ -156,9 +196,7 @@ def table(result: Mapping[str, Any]) -> Table:
         for way, tasks in ways.items():
             cells: list[str] = []
             for cell in (tasks[task] for task in ("read", "find")):
-                low, high = (100 * end for end in cell["interval"])
-                share = 100 * cell["right"] / cell["count"]
-                cells += [f"{share:.1f} % ({low:.1f}–{high:.1f})", f"{cell['retained']:.2f}"]
+                cells += [percent(cell), f"{cell['retained']:.2f}"]
             lines.append((model, way, *cells))
     columns = texts("model", "visual tokens") + numbers("reading", "retained", "finding", "retained")
     return Table("Accuracy", columns, tuple(lines), (_note(result),))

@@ -29,10 +29,17 @@ FOLDER = Path(__file__).parent / "checkpoint"
 class Score:
     """What came out on one set of samples of one task."""
 
-    right: int  # answers that are right word for word
-    count: int
-    retained: float  # share of the visual tokens that the model saw
+    hits: tuple[bool, ...]  # for each sample, whether its answer is right word for word
+    retained: float  # share of the blocks that the encoder computed
     clicked: int | None = None  # answers that name a square on the button; None for "read"
+
+    @property
+    def right(self) -> int:
+        return sum(self.hits)
+
+    @property
+    def count(self) -> int:
+        return len(self.hits)
 
     def __str__(self) -> str:
         click = "" if self.clicked is None else f", click {self.clicked / self.count:.3f}"
@@ -91,7 +98,7 @@ def score(model: Any, processor: Any, samples: Sequence[Sample], **options: Any)
     said, retained = answers(model, processor, samples, **options)
     pairs = list(zip(samples, said, strict=True))
     clicked = sum(sample.clicks(words) for sample, words in pairs) if samples[0].task == "find" else None
-    return Score(sum(sample.answer == words for sample, words in pairs), len(pairs), retained, clicked)
+    return Score(tuple(sample.answer == words for sample, words in pairs), retained, clicked)
 
 
 def load(folder: str | Path) -> tuple[Any, Any]:

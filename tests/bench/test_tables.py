@@ -199,6 +199,42 @@ def test_tables_of_the_trained_model() -> None:
     assert table.notes[0].endswith("1.60 × faster (medians, one thread).")
 
 
+def test_tables_that_compare_image_by_image() -> None:
+    pytest.importorskip("trl", reason="the trained model is measured with the trainers")
+    from tiny_model import mixed, restored
+
+    cell = {"right": 992, "count": 1000, "retained": 0.171, "interval": (0.982, 0.995), "tokens": 0.378}
+    found = {**cell, "won": 1, "lost": 13, "p": 0.00183}
+    read = {**cell, "won": 0, "lost": 0, "p": 1.0}
+    sets = {"sparse": {"all tokens": {"find": found, "read": read}, "restore=0.25": {"find": found, "read": read}}}
+    table = restored.table({"sets": sets, "machine": WITH_TORCH})
+    cells = ("0.17 / 0.38", "99.2 % (98.2–99.5)")
+    assert table.rows == (
+        ("sparse", "all tokens", *cells, "", *cells, ""),
+        ("sparse", "restore=0.25", *cells, "+1 −13, p = 2e-03", *cells, "+0 −0"),
+    )
+    assert "; 1,000 held-out images of each kind per task; one thread." in table.notes[0]
+
+    # Every image right, but for one of the three seeds of one recipe.
+    models = {"as trained": dict.fromkeys(mixed.CASES, "1111111111")}
+    models |= {f"{recipe} {seed}": dict(models["as trained"]) for recipe in mixed.RECIPES for seed in mixed.SEEDS}
+    models["plain 2"]["standard, reading, all"] = "0011100111"
+    answers, turned = mixed.table({"models": models, "machine": WITH_TORCH})
+    assert [row[:3] for row in answers.rows if row[1] != "100.00"] == [("plain 2", "60.00", "100.00")]
+    rows = {row[:3]: row[3:] for row in turned.rows}
+    assert rows["as trained", "plain", "standard, reading, all"] == (
+        "+0 −0",
+        "+0 −4, p = 0.12",
+        "+0 −0",
+        "+0 −4, p = 0.12",
+    )
+    assert rows["plain", "mixed", "standard, reading, all"] == ("+0 −0", "+4 −0, p = 0.12", "+0 −0", "+4 −0, p = 0.12")
+    assert all(
+        row[3:] == ("+0 −0",) * 4 for row in turned.rows if "plain" not in row[:2] or row[2] != "standard, reading, all"
+    )
+    assert turned.notes[0].endswith("200 steps; 2,000 standard, 1,000 sparse images per task.")
+
+
 def test_a_page_without_a_place_for_a_table(tmp_path: Path) -> None:
     with_table = runpy.run_path(str(ROOT / "scripts" / "make_figures.py"))["with_table"]
     page = tmp_path / "page.md"

@@ -99,6 +99,7 @@ def test_killed_run_goes_on(checkpoint: str, pages: Path, tmp_path: Path) -> Non
     options = [
         *("sft", "--model", checkpoint, "--data", pages / "rows.jsonl", "--max-steps", 20, "--save-steps", 5),
         *("--logging-steps", 1, "--disable-tqdm", "true", "--learning-rate", 1e-3),
+        *("--unpruned-share", 0.4, "--thresholds", 0, 0.1),
     ]  # fmt: skip
     run(*options, "--output-dir", tmp_path / "whole")
     command = [sys.executable, "-c", KILLED_AT_12, *map(str, options), "--output-dir", str(tmp_path / "killed")]
@@ -157,6 +158,13 @@ def test_skipped_rows_are_named(checkpoint: str, pages: Path, tmp_path: Path) ->
         ({"--learning-rate": "fast"}, "argument --learning-rate: invalid float value: 'fast'"),
         ({"--resume-from-checkpoint": "true"}, "--resume-from-checkpoint is true, but there is no checkpoint in"),
         ({"--alpha": 2}, "--alpha must be in [0, 1], got 2.0; 1 is plain fine-tuning, 0 pure distillation"),
+        ({"--unpruned-share": 30}, "--unpruned-share must be a number in [0, 1], got 30.0; divide percent by 100"),
+        ({"--thresholds": 5}, "--thresholds must be a list of numbers in [0, 1], got [5.0]; divide gray levels by 255"),
+        ({"--thresholds": "many"}, "argument --thresholds: invalid float value: 'many'"),
+        (
+            {"--threshold": 0.02, "--thresholds": 0.1},
+            "--thresholds takes the place of threshold, got both (0.1; 0.02); leave out one of them",
+        ),
         ({"--on-bad-row": "ask"}, "argument --on-bad-row: invalid choice: 'ask'"),
         ({"--config": "/none.yaml"}, "/none.yaml: No such file or directory"),
     ],
@@ -176,6 +184,9 @@ def test_refused(options: dict[str, Any], text: str, checkpoint: str, pages: Pat
         ("threshold: 5", "--threshold must be a number in [0, 1], got 5.0; divide gray levels by 255"),
         ("metric: [max]", "--metric must be one of 'max', 'mae', 'rmse', got ['max']"),
         ("learnin_rate: 1", "there is no option --learnin_rate; did you mean --learning-rate?"),
+        ("unpruned_share: 30", "--unpruned-share must be a number in [0, 1], got 30.0; divide percent by 100"),
+        ("thresholds: 0.1", "--thresholds must be a list of numbers in [0, 1], got 0.1; divide gray levels by 255"),
+        ("thresholds: [0, a]", "--thresholds must be a list of numbers in [0, 1], got [0, 'a']"),
         ("max_steps: [1]", "argument --max-steps: invalid int value: '[1]'"),
         ("1: 2", "the file of --config has a name or a value of the wrong type"),
         ("model: [", "the file of --config is not valid YAML"),
@@ -209,6 +220,15 @@ def test_dashes_and_underscores(form: str, tmp_path: Path) -> None:
     options = read_arguments(typed, "sft", {})
     assert options.prune == PruneConfig(max_tokens=9, max_threshold=0.25)
     assert (options.config.output_dir, options.config.learning_rate) == ("a", 2)
+
+
+@pytest.mark.parametrize("form", ["line", "file"])
+def test_several_thresholds(form: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("unpruned_share: 0.3\nthresholds: [0, 0.02]\n")
+    typed = ["--thresholds", "0", "0.02", "--unpruned-share", "0.3"] if form == "line" else ["--config", str(config)]
+    options = read_arguments([*typed, "--model", "m", "--data", "d"], "distill", {})
+    assert (options.config.unpruned_share, options.config.thresholds) == (0.3, [0, 0.02])
 
 
 @pytest.mark.parametrize("spelled", ["distill", "distil"])

@@ -5,7 +5,7 @@ Positions that are wrong by a block change the logits of a random model by littl
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -13,12 +13,13 @@ import torch
 
 import pixelprune
 import pixelprune.transformers
+from pixelprune import PruneConfig
 from pixelprune.plan.keep import KeepMask
 from pixelprune.selection import baselines
 from pixelprune.transformers import encoding, inputs
 from tiny_model.accuracy import inputs_for, measure, wilson
-from tiny_model.evaluate import FOLDER, Score, chat_inputs, load
-from tiny_model.tasks import TASKS, held_out
+from tiny_model.evaluate import FOLDER, Score, answers, chat_inputs, load
+from tiny_model.tasks import TASKS, held_out, held_out_sparse
 
 COUNT = 400
 
@@ -51,11 +52,31 @@ def test_random_tokens_of_the_same_number_are_not_enough(task: str) -> None:
     assert score(task, baselines.random).right < 0.7 * COUNT
 
 
+def test_copies_win_back_what_pruning_loses() -> None:
+    """On sparse screens, where most is dropped: with a copy for each dropped block, the answers of all tokens.
+
+    Measured on 1,000: 0.99 right with all tokens and with copies, 0.81 without.
+    """
+    samples = held_out_sparse("find", COUNT)
+    said = {
+        share: answers(*trained(), samples, make=partial(chat_inputs, pixelprune=PruneConfig(restore=share)))
+        for share in (0, 1)
+    }
+    all_tokens, retained = answers(*trained(), samples, make=partial(chat_inputs, pixelprune=False))
+    assert retained == 1
+    assert said[0][1] == said[1][1] < 0.25  # the encoder computes as little
+    assert sum(a == b for a, b in zip(said[1][0], all_tokens, strict=True)) >= 0.98 * COUNT
+    right = [sum(one.answer == word for one, word in zip(samples, words, strict=True)) for words, _ in said.values()]
+    assert right[1] >= 0.96 * COUNT
+    assert right[0] <= 0.9 * COUNT
+
+
+@pytest.mark.parametrize("config", [PruneConfig(), PruneConfig(restore=0.5)])
 @pytest.mark.parametrize("task", TASKS)
-def test_inputs_are_those_of_the_processor(task: Any) -> None:
+def test_inputs_are_those_of_the_processor(task: Any, config: PruneConfig) -> None:
     samples = held_out(task, 6)
-    actual = inputs_for(trained()[1], samples, pixelprune.select)
-    expected = chat_inputs(trained()[1], samples)
+    actual = inputs_for(trained()[1], samples, partial(pixelprune.select, config=config))
+    expected = chat_inputs(trained()[1], samples, pixelprune=config)
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 

@@ -46,6 +46,17 @@ OnBadRow = Annotated[
         help="What to do about rows that cannot be trained on: stop, or skip them. They are listed either way.",
     ),
 ]
+UnprunedShare = Annotated[
+    float, typer.Option(help="Share of the training rows (0 to 1) that are not pruned, drawn at random.")
+]
+# Several values, which TRL's parser reads: the type here is for the help alone.
+Thresholds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER ...",
+        help="Values of τ, of which each training row that is pruned gets one at random; without --threshold.",
+    ),
+]
 Config = Annotated[
     str | None,
     typer.Option(
@@ -104,6 +115,8 @@ def sft(
     max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
     restore: common.Restore = PruneConfig.restore,
     min_tokens: common.MinTokens = PruneConfig.min_tokens,
+    unpruned_share: UnprunedShare = 0.0,
+    thresholds: Thresholds = None,
     config: Config = None,
     help_all: HelpAll = False,
 ) -> None:
@@ -131,6 +144,8 @@ def distill(
     max_threshold: common.MaxThreshold = PruneConfig.max_threshold,
     restore: common.Restore = PruneConfig.restore,
     min_tokens: common.MinTokens = PruneConfig.min_tokens,
+    unpruned_share: UnprunedShare = 0.0,
+    thresholds: Thresholds = None,
     config: Config = None,
     help_all: HelpAll = False,
 ) -> None:

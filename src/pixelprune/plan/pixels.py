@@ -24,6 +24,9 @@ from pixelprune.selection.select import select_patches
 
 _log = logging.getLogger("pixelprune")
 
+# What may be dropped from each image of a call; None: nothing.
+PerImage = Sequence[PruneConfig | None]
+
 # Patches handled at a time: as many as fit into a cache, whatever the image's size.
 _CHUNK = 1024
 
@@ -79,7 +82,7 @@ class ImagePruner:
         self,
         patches: Tensor | Sequence[Tensor],
         grids: Tensor,
-        config: PruneConfig,
+        config: PruneConfig | PerImage,
         image_processor: Any = None,
         options: Mapping[str, Any] = MappingProxyType({}),
         log: logging.Logger = _log,
@@ -89,7 +92,7 @@ class ImagePruner:
         Args:
             patches: (n, …), the stock patches of all images, not normalized; or those of each image.
             grids: (images, 3), frames, rows and columns of patches; one frame each.
-            config: what may be dropped.
+            config: what may be dropped, from all images or from each.
             image_processor: normalizes what is kept, with its stock methods; None to leave it in bytes.
             options: options of the call that override those of `image_processor`.
             log: where to report a budget that cannot be met.
@@ -98,10 +101,13 @@ class ImagePruner:
             (K·m², …) in the processor's order, uint8 or normalized; and the map of all images.
 
         Raises:
-            ValueError: the values of `patches` are not 8-bit.
+            ValueError: the values of `patches` are not 8-bit, or there is another number of configs than of images.
         """
         stock = in_bytes(patches)
-        tokens = self._select(stock.cpu(), grids, config, log)
+        configs = [config] * len(grids) if isinstance(config, PruneConfig) else config
+        if len(configs) != len(grids):
+            raise ValueError(f"config must have one entry per image, {len(grids)}, got {len(configs)}")
+        tokens = self._select(stock.cpu(), grids, configs, log)
         rows = None
         if not tokens.everything:
             rows = tokens.encoded.rows(self.layout.merge, self.layout.patch_order).to(stock.device)
@@ -109,12 +115,17 @@ class ImagePruner:
             return normalized(image_processor, self.layout, stock, rows, options), tokens
         return stock if rows is None else stock[rows], tokens
 
-    def _select(self, patches: Tensor, grids: Tensor, config: PruneConfig, log: logging.Logger) -> TokenMap:
+    def _select(self, patches: Tensor, grids: Tensor, configs: PerImage, log: logging.Logger) -> TokenMap:
         flat, layout = patches.flatten(1).numpy(), self.layout
-        maps, shapes, start = [], [], 0
-        for image, (_, height, width) in enumerate(grids.tolist()):
+        maps: list[Any] = []
+        shapes, start = [], 0
+        for image, ((_, height, width), config) in enumerate(zip(grids.tolist(), configs, strict=True)):
             part = flat[start : start + height * width]
             start += height * width
+            shapes.append((1, height // layout.merge, width // layout.merge))
+            if config is None:
+                maps.append(np.arange(len(part) // layout.merge**2, dtype=np.int32))
+                continue
             selection = select_patches(
                 part, (height, width), config, patch=layout.patch, merge=layout.merge, patch_order=layout.patch_order
             )
@@ -127,7 +138,6 @@ class ImagePruner:
                     config.max_tokens,
                 )
             maps.append(selection.token_map.ravel())
-            shapes.append((1, *selection.grid))
         return TokenMap(torch.from_numpy(np.concatenate(maps)), tuple(shapes))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from pixelprune.images.files import load_image
 from pixelprune.images.modes import to_rgb
 from pixelprune.plan.token_map import IMAGE_MAP
+from pixelprune.selection.config import PruneConfig
+from pixelprune.training.draws import ROW_THRESHOLD
 from pixelprune.transformers import keeping_all
+from pixelprune.transformers.processing import configured, pruning_each
 
 IGNORED = -100
 
@@ -27,9 +31,10 @@ class RowError(ValueError):
 class Collator:
     """Make a batch of rows as TRL does, and refuse rows that would be trained on wrongly.
 
-    Images may be paths, dicts of bytes as data sets hold them, or Pillow images. Visual tokens are
-    never labels. For a teacher, the batch holds a second one under ``teacher``: the same rows with
-    every block, and with labels at the same answer tokens.
+    Images may be paths, dicts of bytes as data sets hold them, or Pillow images. Visual tokens are never
+    labels. Rows with a `pixelprune_threshold` are pruned at that τ, or not at all if it is None. For a teacher, the
+    batch holds a second one under ``teacher``: the same rows with every block, and with labels at the same answer
+    tokens.
 
     Args:
         stock: TRL's collator, with an enabled processor.
@@ -53,12 +58,25 @@ class Collator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         opened = [opened_row(example) for example in examples]
-        batch = self._batch(self.stock, opened)
+        with self._pruning(examples, opened):
+            batch = self._batch(self.stock, opened)
         self._check(batch, examples)
         if self.of_teacher is not None:
             with keeping_all(self.of_teacher.processor):
                 batch["teacher"] = self._batch(self.of_teacher, opened)
         return batch
+
+    def _pruning(self, rows: list[dict[str, Any]], opened: list[dict[str, Any]]) -> AbstractContextManager[None]:
+        """What prunes the images of each row as was drawn for it."""
+        if ROW_THRESHOLD not in rows[0]:
+            return nullcontext()
+        base = configured(self.stock.processor)
+        configs: list[PruneConfig | None] = []
+        for row, images in zip(rows, (one["images"] for one in opened), strict=True):
+            threshold = row[ROW_THRESHOLD]
+            config = None if threshold is None else dataclasses.replace(base, threshold=threshold)
+            configs += [config] * len(images)
+        return pruning_each(self.stock.processor, configs)
 
     def _batch(self, stock: DataCollatorForVisionLanguageModeling, rows: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL changes the rows that it is given.

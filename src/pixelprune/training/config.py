@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import trl
@@ -12,7 +13,7 @@ from pixelprune.selection.errors import OptionError
 
 @dataclass
 class SFTConfig(trl.SFTConfig):
-    """TRL's `SFTConfig` with other defaults and two more options.
+    """TRL's `SFTConfig` with other defaults and four more options.
 
     Sequences are not cut (`max_length` is None: TRL's 1024 tokens would cut pages), and mixed precision
     is on only if there is an accelerator.
@@ -20,6 +21,13 @@ class SFTConfig(trl.SFTConfig):
     Attributes:
         on_bad_row: "stop" or "skip": what to do about rows that cannot be trained on.
         group_by_kept_length: whether batches are made of rows of similar length after pruning.
+        unpruned_share: share of the training rows, in [0, 1], whose images keep every block.
+        thresholds: what τ of each of the other rows is drawn from; None: all have the τ that the processor was enabled
+            with.
+
+    Which rows are not pruned and what τ others have depends on `data_seed` (`seed` by default) and the `row` (its
+    place, if rows have no such column) alone: it is the same in each epoch and in a run that resumes. Rows to
+    evaluate on are pruned as the processor was enabled for.
     """
 
     max_length: int | None = field(
@@ -37,7 +45,18 @@ class SFTConfig(trl.SFTConfig):
         default=True, metadata={"help": "Make batches of rows of similar length after pruning, to pad less."}
     )
 
+    unpruned_share: float = field(
+        default=0.0, metadata={"help": "Share of the training rows (0 to 1) that are not pruned, drawn at random."}
+    )
+    thresholds: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Values of τ, of which each training row that is pruned gets one at random; without --threshold."
+        },
+    )
+
     def __post_init__(self) -> None:
+        self.unpruned_share, self.thresholds = _share(self.unpruned_share), _thresholds(self.thresholds)
         if self.on_bad_row not in ("stop", "skip"):
             raise OptionError("on_bad_row", f"must be 'stop' or 'skip', got {self.on_bad_row!r}")
         if not torch.accelerator.is_available():
@@ -72,3 +91,27 @@ class SelfDistillationConfig(SFTConfig):
         if not 0 < self.temperature < float("inf"):
             raise OptionError("temperature", f"must be a number above 0, got {self.temperature}")
         super().__post_init__()
+
+
+def _share(value: Any) -> float:
+    if not _is_fraction(value):
+        hint = "divide percent by 100" if _is_number(value) and value > 1 else ""
+        raise OptionError("unpruned_share", f"must be a number in [0, 1], got {value!r}", hint)
+    return float(value)
+
+
+def _thresholds(values: Any) -> list[float] | None:
+    if values is None:
+        return None
+    if not (isinstance(values, list | tuple) and values and all(map(_is_fraction, values))):
+        hint = "divide gray levels by 255, or leave it out for one threshold"
+        raise OptionError("thresholds", f"must be a list of numbers in [0, 1], got {values!r}", hint)
+    return [float(value) for value in values]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1

@@ -105,7 +105,7 @@ class _Parser(TrlParser):
         raise ValueError(message)
 
     def set_defaults_with_config(self, **options: Any) -> list[str]:
-        numbers = {action.dest for action in self._actions if action.type in (int, float)}
+        numbers = {action.dest for action in self._actions if action.type in (int, float) and action.nargs is None}
         values = {name.replace("-", "_"): value for name, value in options.items()}
         # argparse checks defaults that are text.
         text = {name: str(value) for name, value in values.items() if name in numbers and value is not None}

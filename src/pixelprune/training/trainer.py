@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,16 @@ import trl
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
+from pixelprune.selection.config import PruneConfig
+from pixelprune.selection.errors import OptionError
 from pixelprune.training.collator import Collator
 from pixelprune.training.config import SFTConfig
+from pixelprune.training.draws import ROW_THRESHOLD, drawn_thresholds
 from pixelprune.training.measure import Measured, measure
 from pixelprune.training.sampler import KeptLengthSampler
 from pixelprune.training.sharding import gather_head_in_forward
 from pixelprune.transformers import is_enabled, kept
+from pixelprune.transformers.processing import configured
 from pixelprune.transformers.switch import inner_model
 
 _log = logging.getLogger("pixelprune")
@@ -72,6 +77,7 @@ class SFTTrainer(trl.SFTTrainer):
         self.data_collator = Collator(self.data_collator, self._has_teacher())
         self._lengths: list[int] | None = None
         if isinstance(train_dataset, Dataset):
+            train_dataset = _with_draws(train_dataset, args, configured(processing_class))
             self.train_dataset, self._lengths = self._good_rows(train_dataset, "train_dataset")
         if isinstance(eval_dataset, Dataset):
             self.eval_dataset, _ = self._good_rows(eval_dataset, "eval_dataset")
@@ -103,12 +109,12 @@ class SFTTrainer(trl.SFTTrainer):
         if self._lengths is None or not args.group_by_kept_length or args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return KeptLengthSampler(self._lengths, rows, args.seed if args.data_seed is None else args.data_seed)
+        return KeptLengthSampler(self._lengths, rows, _data_seed(args))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "row" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "row"]
+        more = [name for name in ("row", ROW_THRESHOLD) if name not in self._signature_columns]
+        self._signature_columns = [*self._signature_columns, *more]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -161,6 +167,31 @@ class _Meter:
         return result
 
 
+def _data_seed(args: Any) -> int:
+    seed: int = args.seed if args.data_seed is None else args.data_seed
+    return seed
+
+
+def _mixes(args: SFTConfig) -> bool:
+    return args.unpruned_share > 0 or args.thresholds is not None
+
+
+def _with_draws(rows: Dataset, args: SFTConfig, config: PruneConfig) -> Dataset:
+    """Rows with what was drawn for each in a column, where they are not all pruned alike."""
+    if not _mixes(args):
+        return rows
+    if args.thresholds is not None and config.threshold:
+        several = ", ".join(f"{threshold:g}" for threshold in args.thresholds)
+        problem = f"takes the place of threshold, got both ({several}; {config.threshold:g})"
+        raise OptionError("thresholds", problem, "leave out one of them")
+    thresholds = [config.threshold] if args.thresholds is None else args.thresholds
+    for threshold in thresholds:
+        replace(config, threshold=threshold)  # an error now: a budget may not allow it
+    names = rows["row"] if "row" in rows.column_names else range(1, len(rows) + 1)
+    drawn = drawn_thresholds(names, args.unpruned_share, thresholds, _data_seed(args))
+    return rows.add_column(ROW_THRESHOLD, drawn)
+
+
 def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
     for name, thing in (("model", inner_model(model)), ("processing_class", processor)):
         if not is_enabled(thing):
@@ -172,6 +203,9 @@ def _check_given(model: Any, args: Any, rows: Any, processor: Any) -> None:
         raise ValueError(f"args must be a pixelprune.training.SFTConfig, got {type(args).__name__}")
     if args.on_bad_row == "skip" and not isinstance(rows, Dataset):
         raise ValueError("on_bad_row='skip' needs rows that can be counted; load them without streaming")
+    if _mixes(args) and not isinstance(rows, Dataset):
+        name = "unpruned_share" if args.unpruned_share else "thresholds"
+        raise OptionError(name, "needs rows that can be counted", in_python="load them without streaming")
     columns = getattr(rows, "column_names", None) or []
     if not {"image", "images"} & set(columns):
         raise ValueError(f"train_dataset must have a column 'images' or 'image', got {', '.join(columns) or 'none'}")

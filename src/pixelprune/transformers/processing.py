@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 from pixelprune.plan.keep import shapes_of
-from pixelprune.plan.pixels import ImagePruner, Layout, check_bytes, check_rgb, stock_patches
+from pixelprune.plan.pixels import ImagePruner, Layout, PerImage, check_bytes, check_rgb, stock_patches
 from pixelprune.plan.token_map import IMAGE_MAP, TokenMap
 from pixelprune.selection.config import PruneConfig, resolve
 from pixelprune.transformers._disguise import disguised
@@ -25,8 +25,9 @@ from pixelprune.transformers._disguise import disguised
 # Whether an image processor's stock code is running to get the pixels to select from.
 _selecting = ContextVar("_selecting", default=False)
 
-# Image processors that keep everything for now.
-_keeping_all: ContextVar[tuple[Any, ...]] = ContextVar("_keeping_all", default=())
+# Image processors that for now prune in another way than they were enabled for: the options of each image, or None to
+# keep everything.
+_for_now: ContextVar[tuple[tuple[Any, PerImage | None], ...]] = ContextVar("_for_now", default=())
 
 
 @contextmanager
@@ -47,17 +48,46 @@ def keeping_all(processor: Any) -> Iterator[None]:
         with pixelprune.transformers.keeping_all(processor):
             reference = processor(text=text, images=images)
     """
+    with _pruning_as(processor, None):
+        yield
+
+
+@contextmanager
+def pruning_each(processor: Any, configs: PerImage) -> Iterator[None]:
+    """Within it, a call of an enabled processor without options prunes each image by a config for it alone.
+
+    As in `keeping_all`, this holds for this processor and thread.
+
+    Args:
+        processor: enabled with `pixelprune.transformers.enable`.
+        configs: what may be dropped from each image, in order; None to keep every block of it.
+
+    Raises:
+        ValueError: the processor is not enabled; or, from a call, it has another number of images.
+    """
+    with _pruning_as(processor, configs):
+        yield
+
+
+def configured(processor: Any) -> PruneConfig:
+    """The options that a processor was enabled with."""
+    config: PruneConfig = processor.image_processor._pixelprune_config
+    return config
+
+
+@contextmanager
+def _pruning_as(processor: Any, configs: PerImage | None) -> Iterator[None]:
     image_processor = getattr(processor, "image_processor", processor)
     if not isinstance(image_processor, PrunedImageProcessor):
         raise ValueError(
             f"processor must be enabled with pixelprune.transformers.enable, got a {type(processor).__name__} "
             "that is not"
         )
-    before = _keeping_all.set((*_keeping_all.get(), image_processor))
+    before = _for_now.set((*_for_now.get(), (image_processor, configs)))
     try:
         yield
     finally:
-        _keeping_all.reset(before)
+        _for_now.reset(before)
 
 
 class _Swapped:
@@ -128,8 +158,7 @@ class PrunedImageProcessor(_Swapped):
         Raises:
             ValueError: an option is out of its range, or the pixels are not 8-bit RGB.
         """
-        everything = any(one is self for one in _keeping_all.get())
-        config = resolve(pixelprune, None if everything else self._pixelprune_config)
+        config = self._pixelprune_of_call(pixelprune)
         stock, pruner = super().preprocess, self._pixelprune_pruner  # type: ignore[misc]
         _check_geometry(self, pruner.layout, kwargs)
         if config is None:
@@ -148,6 +177,13 @@ class PrunedImageProcessor(_Swapped):
         output["pixel_values"] = values if device is None else values.to(device)
         output[IMAGE_MAP] = token_map.values
         return output.convert_to_tensors(tensors)
+
+    def _pixelprune_of_call(self: Any, requested: Any) -> PruneConfig | PerImage | None:
+        """What a call that requests this, or nothing, prunes by; None to keep all."""
+        for image_processor, configs in reversed(_for_now.get()):
+            if image_processor is self:
+                return configs if requested is None else resolve(requested, None)
+        return resolve(requested, self._pixelprune_config)
 
 
 def _rebuild(own: type, base: Any, added: dict[str, Any]) -> Any:
