@@ -75,6 +75,8 @@ OPTIONS: list[Any] = [
     {"threshold": 0.05, "metric": "rmse"},
     {"threshold": 0.0, "predictor": "raster"},
     {"threshold": 0.02, "predictor": "serpentine", "metric": "mae"},
+    {"threshold": 0.0, "restore": 0.5},
+    {"threshold": 0.02, "min_tokens": 30},
 ]
 BAD_OPTIONS: list[tuple[Any, str]] = [
     ({"treshold": 0.1}, "pixelprune: unknown option 'treshold'; known options: threshold, metric"),
@@ -82,6 +84,7 @@ BAD_OPTIONS: list[tuple[Any, str]] = [
     ({"metric": "psnr"}, "pixelprune: metric must be one of 'max', 'mae', 'rmse', got 'psnr'"),
     ("yes", "pixelprune must be an object of options, true or false, got 'yes'"),
     ({"max_tokens": 0}, "pixelprune: max_tokens must be a whole number of at least 1"),
+    ({"max_tokens": 8, "min_tokens": 9}, "pixelprune: min_tokens must be at most the token budget (8), got 9"),
 ]
 CUT_OFF = "image file is truncated"  # Pillow's words, passed on by vLLM
 
@@ -149,11 +152,11 @@ def kinds(of_each_task: int, question_tokens: Any, stock: bool = False) -> list[
     for group, question, right, image in pictures:
         around = question_tokens(question)
         for options in [None] if stock else OPTIONS:
-            kept = image.shape[0] * image.shape[1] // BLOCK**2
+            tokens = image.shape[0] * image.shape[1] // BLOCK**2
             if not stock and options is not False:
-                kept = select(image, PruneConfig(**(options or {}))).kept
+                tokens = select(image, PruneConfig(**(options or {}))).tokens
             name = f"{group}, {'unpruned' if stock or options is False else 'pruned'}"
-            made.append(Kind(name, question, png(image), options, around + kept, right=right))
+            made.append(Kind(name, question, png(image), options, around + tokens, right=right))
     some = png(pictures[0][3])
     made += [Kind("bad options", "read A", some, bad, refusal=text) for bad, text in BAD_OPTIONS if not stock]
     noise = png(photograph(256))

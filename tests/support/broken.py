@@ -212,6 +212,19 @@ def wrong_copies(_: Any) -> Change:
     return changed(TokenMap, "with_copies", broken)
 
 
+def wrong_rows(_: Any) -> Change:
+    """All tokens of an image with copies get the features of its first block; so copies do equal their blocks."""
+
+    def broken(stock: Any) -> Any:
+        def with_copies(self: Any, features: Any) -> Any:
+            parts = zip(stock(self, features), self.gathers, strict=True)
+            return [part if gather is None else part[:1].expand_as(part) for part, gather in parts]
+
+        return with_copies
+
+    return changed(TokenMap, "with_copies", broken)
+
+
 def unpruned(_: Any) -> Change:
     from pixelprune.vllm import processing
 
@@ -235,6 +248,7 @@ BREAKS = {
         other_blocks,
         other_sources,
         wrong_copies,
+        wrong_rows,
         unpruned,
     )
 }

@@ -30,8 +30,16 @@ ASKED = {"hf_overrides": {"pixelprune": False}} if VERSION else {}
 
 # What a request may ask for: nothing, equal blocks, and blocks that are nearly equal.
 OPTIONS = (None, True, {"threshold": 0.05}, {"threshold": 0.02, "metric": "rmse"})
-# Copies as well, for the last group of pictures.
-COPIES = ({"restore": 0.25}, {"threshold": 0.02, "restore": 1}, {"min_tokens": 60})
+# Copies as well, for the last group of pictures: some, all, and up to a floor that is above one picture only.
+COPIES = ({"restore": 0.25}, {"restore": 1}, {"min_tokens": 70})
+
+
+def check_copies(answers: Sequence[dict[str, Any]]) -> None:
+    """As many copies come back as asked for, by what is answered to the last group of pictures."""
+    counts = [len(answer["prompt_ids"]) for answer in answers[-len(OPTIONS) - len(COPIES) :]]
+    full, exact, *_, some, every, floor = counts
+    assert exact < some < every == full
+    assert exact < floor < every
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,18 @@ TEXT = 7
 
 
 def images(seed: int) -> list[tuple[int, int, torch.Tensor | None]]:
-    """Rows, columns and keep mask of three images; of the second one nothing is asked to be dropped."""
+    """Rows, columns and token map of three images; of the second one nothing is asked to be dropped."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [(3, 5), (2, 2), (6, 1)]
-    first, _, last = masks = [torch.rand(rows * width, generator=generator) < 0.4 for rows, width in sizes]
-    for mask in masks:
-        mask[seed % len(mask)] = True  # at least one block is kept, and not always the first one
-    return [(*size, mask) for size, mask in zip(sizes, [first, None, last], strict=True)]
+    maps: list[torch.Tensor | None] = []
+    for rows, width in sizes:
+        total = rows * width
+        kept, copied = (torch.rand(total, generator=generator) < share for share in (0.3, 0.3))
+        block = seed % total
+        kept[block] = True  # at least one block is kept, and not always the first one
+        values = torch.where(copied, block, -1)
+        maps.append(torch.where(kept, torch.arange(total), values).int())
+    return [(*size, values) for size, values in zip(sizes, [maps[0], None, maps[2]], strict=True)]
 
 
 @pytest.mark.parametrize("family", [name for name in SMALL if name != "exaone4_5"])  # which has one axis
@@ -41,21 +46,20 @@ def test_positions_are_those_of_the_full_prompt(family: str, seed: int, checkpoi
     full, tokens, columns, features = [TEXT] * 4, [TEXT] * 4, [0, 1, 2, 3], []
     start = getattr(config, "vision_start_token_id", None) or config.image_start_token_id
     end = getattr(config, "vision_end_token_id", None) or config.image_end_token_id
-    for number, (rows, width, mask) in enumerate(images(seed)):
-        keep = torch.ones(rows * width, dtype=torch.bool) if mask is None else mask
-        columns += [len(full), *(len(full) + 1 + n for n in keep.nonzero()[:, 0].tolist())]
-        columns += [len(full) + 1 + len(keep) + n for n in range(3)]
+    for number, (rows, width, values) in enumerate(images(seed)):
+        stays = torch.ones(rows * width, dtype=torch.bool) if values is None else values >= 0
+        columns += [len(full), *(len(full) + 1 + n for n in stays.nonzero()[:, 0].tolist())]
+        columns += [len(full) + 1 + len(stays) + n for n in range(3)]
         grid = torch.tensor([1, 2 * rows, 2 * width])
         data = {"image_grid_thw": SimpleNamespace(data=grid)}
-        if mask is not None:
-            own = torch.arange(len(mask)).int()
-            data[IMAGE_MAP] = SimpleNamespace(data=torch.where(mask, own, -1).int())
-        place = PlaceholderRange(offset=len(tokens) + 1, length=int(keep.sum()))
+        if values is not None:
+            data[IMAGE_MAP] = SimpleNamespace(data=values)
+        place = PlaceholderRange(offset=len(tokens) + 1, length=int(stays.sum()))
         features.append(
             MultiModalFeatureSpec(data=data, modality="image", identifier=str(number), mm_position=place)  # type: ignore[arg-type]
         )
-        full += [start, *[config.image_token_id] * len(keep), end, TEXT, TEXT]
-        tokens += [start, *[config.image_token_id] * int(keep.sum()), end, TEXT, TEXT]
+        full += [start, *[config.image_token_id] * len(stays), end, TEXT, TEXT]
+        tokens += [start, *[config.image_token_id] * int(stays.sum()), end, TEXT, TEXT]
 
     ours: Any = getattr(
         import_module(f"pixelprune.vllm.models.{ARCHITECTURES[small.architecture]}"), small.architecture

@@ -29,6 +29,8 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "engine": ({"pixelprune": {"threshold": 0.0}}, {}),
     "engine, other threshold": ({"pixelprune": {"threshold": 0.05}}, {}),
     "request": ({}, {"pixelprune": {"threshold": 0.02}}),
+    "request, copies": ({}, {"pixelprune": {"threshold": 0.02, "restore": 0.5}}),
+    "request, floor": ({}, {"pixelprune": {"threshold": 0.02, "min_tokens": 250}}),
     "request, switched off": ({"pixelprune": {"threshold": 0.02}}, {"pixelprune": False}),
 }
 
@@ -63,6 +65,11 @@ def test_images_have_other_keys_in_caches_with_other_options(
     assert len(set(tokens.values())) >= 3, "the options make a difference, so the keys have to"
     full, kept = tokens["stock"] - 2, tokens["engine"] - 2  # without start and end of the image
     assert f"{kept} of {full} visual tokens are kept (images: 1)" in caplog.messages
+    kept, copies = tokens["request"] - 2, tokens["request, copies"] - tokens["request"]
+    assert copies == (full - kept + 1) // 2
+    line = f"{kept} of {full} visual tokens are kept, {copies} come back as copies (images: 1)"
+    assert line in caplog.messages
+    assert tokens["request, floor"] == 252
 
 
 def test_patches_are_as_the_stock_inputs_of_paddleocr_vl_check_them() -> None:

@@ -33,7 +33,8 @@ SAID = {
     "stock_encoder": "it ends in",
     "other_blocks": "a block is dropped at a threshold of 0 that no kept block equals",
     "other_sources": "a copy is of a block that is not kept, or does not equal it at a threshold of 0",
-    "wrong_copies": "features of copies are",
+    "wrong_copies": "copies are not those of the blocks that rebuild them",
+    "wrong_rows": "features of copies and kept blocks together are",
     "unpruned": "no block of an image with a flat ground is dropped",
 }
 # Breaks that change nothing: positions have one axis, images are encoded one by one.
@@ -83,6 +84,9 @@ def test_what_distances_mean() -> None:
     assert "with every block kept" in str(judge(Distances(**{**good, "all_kept": float("nan")})))
     assert "wrong positions or lengths" in str(judge(Distances(**{**good, "pruned": 5e-3})))
     assert "wrong positions or lengths" in str(judge(Distances(**{**good, "pruned": float("inf")})))
+    assert "features of 2 copies are not those" in str(judge(Distances(**good, unequal=2)))
+    assert "copies and kept blocks together" in str(judge(Distances(**good, copied=5e-3)))
+    assert judge(Distances(**good, copied=3e-3)) is None
     # Where rounding hides all, or nothing could be hidden, features of pruned images are not judged.
     assert judge(Distances(**{**good, "rounding": 0.2, "pruned": 1.0})) is None
     assert judge(Distances(**{**good, "pruned": None})) is None

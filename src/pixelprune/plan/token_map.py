@@ -105,7 +105,8 @@ class TokenMap:
             [0.5, 0.5, 2.5]
         """
         return [
-            part if gather is None else part[gather.to(part.device)]
+            # Nobody has to wait until the device is done with the features.
+            part if gather is None else part[gather.to(part.device, non_blocking=True)]
             for part, gather in zip(features, self.gathers, strict=True)
         ]
 

@@ -51,6 +51,7 @@ class Distances:
             be measured.
         floor: what is rounding however little the others differ.
         copied: of tokens with copies among them, from those of the kept blocks that they should be.
+        unequal: how many copies are not, bit for bit, the features of the block that they are copies of.
     """
 
     all_kept: float
@@ -58,6 +59,7 @@ class Distances:
     pruned: float | None
     floor: float
     copied: float = 0.0
+    unequal: int = 0
 
     @property
     def limit(self) -> float:
@@ -123,15 +125,15 @@ def judge(found: Distances) -> str | None:
     """
     if not found.all_kept <= found.limit:
         return f"with every block kept, the encoder's features are {found.all_kept:.2%} off the stock encoder's"
-    if not found.copied <= found.limit:
-        return f"features of copies are {found.copied:.2%} off those of the blocks that rebuild them"
-    if found.pruned is None or found.rounding > _FAR:
-        return None
-    if not found.pruned <= found.limit:
+    if found.pruned is not None and found.rounding <= _FAR and not found.pruned <= found.limit:
         return (
             f"features of kept blocks are {found.pruned:.2%} off those of the stock encoder when it does not see the "
             f"dropped blocks, where rounding alone is {found.rounding:.2%}: the encoder gets wrong positions or lengths"
         )
+    if found.unequal:
+        return f"features of {found.unequal} copies are not those of the blocks that rebuild them"
+    if not found.copied <= found.limit:
+        return f"features of copies and kept blocks together are {found.copied:.2%} off those of kept blocks alone"
     return None
 
 
@@ -194,6 +196,7 @@ def measure(model: Any, items: list[tuple[Any, Any, Any]]) -> Distances:
         _distance(kept, expected) if was_hidden else None,
         1e-4 if stock[0].dtype == torch.float32 else 2e-3,
         _distance(tokens, [_with_copies(*pair) for pair in zip(kept, maps, strict=True)]),
+        sum(_unequal(*pair) for pair in zip(tokens, maps, strict=True)),
     )
 
 
@@ -201,6 +204,15 @@ def _with_copies(kept: Tensor, values: Tensor) -> Tensor:
     """Features (L, …) of the tokens of an image from those of its kept blocks (K, …) and its map (N,), by a loop."""
     own = [block for block, value in enumerate(values.tolist()) if value == block]
     return torch.stack([kept[own.index(value)] for value in values.tolist() if value >= 0])
+
+
+def _unequal(tokens: Tensor, values: Tensor) -> int:
+    """How many copies among the features (L, …) of an image with the map (N,) are not those of their blocks."""
+    place = {block: row for row, block in enumerate((values >= 0).nonzero()[:, 0].tolist())}
+    copies = [block for block in place if int(values[block]) != block]
+    if len(tokens) != len(place):
+        return len(copies)
+    return sum(not torch.equal(tokens[place[block]], tokens[place[int(values[block])]]) for block in copies)
 
 
 def _encode(model: Any, items: list[Any]) -> list[Tensor]:
