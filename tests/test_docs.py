@@ -246,3 +246,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors_of(target), link
+
+
+def test_figures_of_the_page_of_settings_stand_in_the_table_of_copies() -> None:
+    measured = table_of("docs/training.md", "restored")
+    section = text_of("docs/settings.md").partition("## What copies win back")[2].partition("## What copies cost")[0]
+    assert len(shares := re.findall(r"\d+\.\d %", section)) >= 5
+    assert all(share in measured for share in shares)
+    pairs = re.findall(r"`restore` ([\d.]+)\) \| (\d+\.\d %) \| ([\d.]+) \|", section)
+    assert len(pairs) == 4
+    for restore, right, tokens in pairs:
+        assert re.search(rf"\| sparse \| restore={restore} \| 0\.17 / {tokens} \| {right} \(", measured), restore
