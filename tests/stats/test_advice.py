@@ -42,9 +42,14 @@ def totals(*ratios: float, read: float = 0, images: int = 100, **more: Any) -> d
         (totals(0.99, 0.98, 0.97, lossy=50), NOISE),
         (totals(0.99, 0.98, 0.97, pages=30, lossy=20), NOISE),
         (
-            totals(0.99, 0.98, 0.97, lossy=49),
+            totals(0.99, 0.98, 0.97, lossy=9, pages=40),
             "Pruning will not help here: at least 97 % of the blocks are kept with τ = 0 or τ = 0.02 or τ = 0.05.",
         ),
+        (
+            totals(0.4, 0.39, 0.38, lossy=10),
+            f"{EXACT} 10 of 100 images are from lossy files, of which --thresholds 0.02 --metric mae may drop more.",
+        ),
+        (totals(0.4, 0.39, 0.38, lossy=9), EXACT),
         (
             totals(0.99, 0.7, 0.6),
             "Use τ = 0.02: 30 % of the visual tokens are saved; check the answers on some of your files; a smaller τ "

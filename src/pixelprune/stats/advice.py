@@ -16,10 +16,11 @@ _NOTHING = 0.95  # share of blocks above which pruning is not worth its trouble
 _LITTLE = 0.9  # the same, where another metric may help
 _GAIN = 0.05  # share of all blocks that a larger τ must drop in addition, to be worth a loss
 _BLANK = 0.05  # share of blank images that deserves a word
+_LOSSY = 0.1  # share of lossy files that does
 
 
 def advice(total: Totals, categories: Mapping[str, Totals], configs: Sequence[PruneConfig]) -> str:
-    """What to do, in one to three sentences; empty without images.
+    """What to do, in one sentence or a few; empty without images.
 
     Args:
         total, categories: of `Tally.to_dict`.
@@ -33,19 +34,26 @@ def advice(total: Totals, categories: Mapping[str, Totals], configs: Sequence[Pr
     """
     if not total["images"]:
         return ""
-    sentences = [_main(total, configs), _exceptions(total, categories), _blank(total, configs[0])]
-    return " ".join(filter(None, sentences))
+    if noise := _noise(total, configs):
+        return noise
+    parts = _main(total, configs), _exceptions(total, categories), _lossy(total, configs[0]), _blank(total, configs[0])
+    return " ".join(filter(None, parts))
+
+
+def _noise(total: Totals, configs: Sequence[PruneConfig]) -> str:
+    """What to do if noise keeps nearly everything, as far as one can tell from the kind of files."""
+    least = min(setting["retain_ratio"] for setting in total["settings"])
+    if least <= _LITTLE or configs[0].metric == "mae" or 2 * (total["lossy"] + total["pages"]) < total["images"]:
+        return ""
+    return (
+        f"At least {_percent(least)} of the blocks are kept, as is usual for JPEGs and scans, where noise makes equal "
+        "areas differ: try --thresholds 0.02 --metric mae, and check the answers on some of your files."
+    )
 
 
 def _main(total: Totals, configs: Sequence[PruneConfig]) -> str:
     settings = total["settings"]
     ratios = [setting["retain_ratio"] for setting in settings]
-    may_be_noisy = 2 * (total["lossy"] + total["pages"]) >= total["images"]
-    if min(ratios) > _LITTLE and configs[0].metric != "mae" and may_be_noisy:
-        return (
-            f"At least {_percent(min(ratios))} of the blocks are kept, as is usual for JPEGs and scans, where noise "
-            "makes equal areas differ: try --thresholds 0.02 --metric mae, and check the answers on some of your files."
-        )
     if min(ratios) > _NOTHING:
         where = " or ".join(f"τ = {config.threshold:g}" for config in configs)
         return f"Pruning will not help here: at least {_percent(min(ratios))} of the blocks are kept with {where}."
@@ -74,6 +82,15 @@ def _exceptions(total: Totals, categories: Mapping[str, Totals]) -> str:
         return ""
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"Little is saved in: {listed}."
+
+
+def _lossy(total: Totals, config: PruneConfig) -> str:
+    if total["lossy"] < _LOSSY * total["images"] or config.metric == "mae":
+        return ""
+    count = (
+        f"{total['lossy']:,} of {total['images']:,} images {'is' if total['lossy'] == 1 else 'are'} from lossy files"
+    )
+    return f"{count}, of which --thresholds 0.02 --metric mae may drop more."
 
 
 def _blank(total: Totals, config: PruneConfig) -> str:
