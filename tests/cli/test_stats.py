@@ -193,10 +193,9 @@ class TestFigures:
                 assert (setting["threshold"], setting["budget_met"]) == (selection.threshold, selection.budget_met)
         assert [config["threshold"] for config in result["configs"]] == [*THRESHOLDS]
         assert result["total"]["settings"][0]["over_budget"] == 1
-        assert (
-            "1 of 2 could not meet --max-tokens 60 with τ up to 0.1"
-            in stats("in/pages/a.png", "in/top.png", *typed).stdout
-        )
+        shown = stats("in/pages/a.png", "in/top.png", *typed).stdout
+        assert "1 of 2 could not meet --max-tokens 60 with τ up to 0.1" in shown
+        assert "τ ≥ 0.02" in shown
         check_sums(result)
 
     def test_costs(self) -> None:

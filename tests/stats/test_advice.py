@@ -73,6 +73,11 @@ def test_rules(total: dict[str, Any], text: str) -> None:
     assert advice(total, {"all": total}, CONFIGS) == text
 
 
+def test_a_budget_may_lose_something() -> None:
+    text = "Use τ ≥ 0: 60 % of the visual tokens are saved; check the answers on some of your files."
+    assert advice(totals(0.4), {}, [PruneConfig(0, max_tokens=9)]) == text
+
+
 def test_in_another_metric_noise_is_no_longer_news() -> None:
     total = totals(0.97, lossy=100)
     assert advice(total, {}, [PruneConfig(0.02, "mae")]).startswith("Pruning will not help here: at least 97 %")

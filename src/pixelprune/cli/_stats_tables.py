@@ -11,6 +11,7 @@ from rich.markup import render
 
 from pixelprune.cli import _common as common
 from pixelprune.cli._measuring import Task
+from pixelprune.stats.advice import name_of
 from pixelprune.stats.tally import QUANTILES
 
 Totals = Mapping[str, Any]
@@ -77,11 +78,11 @@ def _columns(task: Task) -> list[_Column]:
         _Column("distinct", lambda row: f"{row['distinct_ratio']:.3f}", 3),
     ]
     for n, one in enumerate(task.configs):
-        columns.append(_Column(f"kept,\nτ = {one.threshold:g}", partial(_ratio, n, "retain_ratio", "[bold]{:.3f}[/]")))
+        columns.append(_Column(f"kept,\n{name_of(one)}", partial(_ratio, n, "retain_ratio", "[bold]{:.3f}[/]")))
         if copies:
             columns.append(_Column("with\ncopies", partial(_ratio, n, "language_ratio", "{:.3f}"), 1))
     percent = " / ".join(f"{100 * share:.0f}" for share in QUANTILES)
-    return [*columns, _Column(f"{percent} % of images,\nτ = {config.threshold:g}", _quantiles, 6)]
+    return [*columns, _Column(f"{percent} % of images,\n{name_of(config)}", _quantiles, 6)]
 
 
 def _that_fit(columns: list[_Column], rows: list[Totals]) -> list[_Column]:
@@ -104,7 +105,7 @@ def _quantiles(row: Totals) -> str:
 
 def _print_costs(total: Totals, task: Task) -> None:
     assert task.geometry
-    full, names = total["full"], ["all tokens", *(f"τ = {config.threshold:g}" for config in task.configs)]
+    full, names = total["full"], ["all tokens", *map(name_of, task.configs)]
     lines = [
         [name, *(_cost(key, costs[key], full[key] if costs is not full else 0) for key in _COSTS)]
         for name, costs in zip(names, [full, *total["settings"]], strict=True)

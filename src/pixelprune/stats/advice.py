@@ -55,7 +55,7 @@ def _main(total: Totals, configs: Sequence[PruneConfig]) -> str:
     settings = total["settings"]
     ratios = [setting["retain_ratio"] for setting in settings]
     if min(ratios) > _NOTHING:
-        where = " or ".join(f"τ = {config.threshold:g}" for config in configs)
+        where = " or ".join(map(name_of, configs))
         return f"Pruning will not help here: at least {_percent(min(ratios))} of the blocks are kept with {where}."
     larger = next((n for n, ratio in enumerate(ratios) if ratio < ratios[0] - _GAIN), 0)
     if larger and ratios[0] > _NOTHING:
@@ -64,14 +64,25 @@ def _main(total: Totals, configs: Sequence[PruneConfig]) -> str:
     return f"{sentence} With {_effect(configs[larger], settings[larger])}." if larger else sentence
 
 
+def name_of(config: PruneConfig) -> str:
+    """What to call a setting; a budget raises τ where it has to.
+
+    Example:
+        >>> name_of(PruneConfig(0.02)), name_of(PruneConfig(0, max_tokens=99))
+        ('τ = 0.02', 'τ ≥ 0')
+    """
+    return f"τ {'=' if config.max_tokens is None else '≥'} {config.threshold:g}"
+
+
 def _effect(config: PruneConfig, setting: Totals) -> str:
     """A setting and what it does."""
     kept, read = setting["retain_ratio"], setting["language_ratio"]
     saved = f"{_percent(1 - kept)} of the visual tokens are saved"
     if read != kept:
         saved = f"the vision encoder computes {_percent(kept)} of the blocks, the language model reads {_percent(read)}"
-    risk = "check the answers on some of your files" if config.threshold else "every pixel can be rebuilt"
-    return f"τ = {config.threshold:g}: {saved}{';' if config.threshold else ', and'} {risk}"
+    if config.threshold or config.max_tokens is not None:
+        return f"{name_of(config)}: {saved}; check the answers on some of your files"
+    return f"{name_of(config)}: {saved}, and every pixel can be rebuilt"
 
 
 def _exceptions(total: Totals, categories: Mapping[str, Totals]) -> str:
