@@ -30,7 +30,7 @@ demo: $(VENV)/installed
 	$(BIN)/pixelprune show src/pixelprune/images/samples/*.png
 
 test-core: $(VENV)/installed-core
-	$(BIN)/pytest -q -n 2 tests/selection tests/images tests/cli src/pixelprune/selection src/pixelprune/images
+	$(BIN)/pytest -q -n 2 tests/selection tests/images tests/stats tests/cli $(patsubst %,src/pixelprune/%,selection images stats)
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -171,6 +171,7 @@ def tiny_model_table(name: str) -> str:
 COMMANDS = [
     *(
         "pixelprune show",
+        "pixelprune stats",
         "pixelprune verify",
         "pixelprune train sft",
         "pixelprune train distill",

@@ -13,7 +13,15 @@ import pytest
 from PIL import EpsImagePlugin
 
 from pixelprune.cli import _sheets
-from pixelprune.cli._sheets import PICTURE_SUFFIX, Reader, Sheet, find_sheets, with_names
+from pixelprune.cli._sheets import (
+    PICTURE_SUFFIX,
+    Reader,
+    Sheet,
+    count_files,
+    find_sheets,
+    sheets_of,
+    with_names,
+)
 from pixelprune.cli._warnings import about
 from pixelprune.images import signatures
 from pixelprune.images.samples import sample_path
@@ -67,6 +75,29 @@ class TestSkipped:
                     assert "1 EPS without Ghostscript (install Ghostscript, or" in found.skipped[0]
         finally:
             signatures._read_suffixes.cache_clear()
+
+
+class TestOrder:
+    def test_is_that_of_paths(self, tmp_path: Path) -> None:
+        names = ["a/b.png", "a/b/c.png", "a-b/a.png", "a.png", "a/b-c/a.png", "B.png", "é.png", "a/Z.png"]
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("L", (64, 64)).save(tmp_path / name)
+        (tmp_path / "link").symlink_to(tmp_path / "a")
+        sheets = find_sheets([str(tmp_path)]).sheets
+        assert [sheet.path for sheet in sheets] == sorted(tmp_path / name for name in names)
+        assert count_files(str(tmp_path)) == len(names)
+
+    def test_files_are_opened_when_they_are_wanted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(3):
+            PIL.Image.new("L", (64, 64)).save(tmp_path / f"{number}.png")
+        looked: list[str] = []
+        original = _sheets.numbered_pages
+        monkeypatch.setattr(_sheets, "numbered_pages", lambda path: looked.append(path.name) or original(path))
+        sheets = sheets_of(str(tmp_path))
+        assert looked == []
+        assert next(sheets) == Sheet(tmp_path / "0.png")
+        assert looked == ["0.png"]
 
 
 class TestPages:

@@ -24,6 +24,7 @@ def help_of(*command: str) -> str:
     ("command", "options"),
     [
         (["show"], ALL),
+        (["stats"], [name for name in ALL if name != "threshold"]),
         (["verify"], ["threshold"]),
         (["bench", "serve"], ["threshold"]),
         (["train", "sft"], ALL),
@@ -39,7 +40,7 @@ def test_options_of_pruning_are_described_once(command: list[str], options: list
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["show"], ["verify"], ["check", "vllm"], ["train", "sft"], ["train", "distill"]]
+    "command", [[], ["show"], ["stats"], ["verify"], ["check", "vllm"], ["train", "sft"], ["train", "distill"]]
 )
 def test_options_have_dashes(command: list[str]) -> None:
     assert not re.findall(r"--\w*_\w*", help_of(*command))

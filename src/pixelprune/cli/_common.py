@@ -36,6 +36,14 @@ Model = Annotated[
     str, typer.Option(metavar="NAME", help=f"Model whose image and block sizes to use: {', '.join(sizes.names())}.")
 ]
 Dpi = Annotated[int, typer.Option(min=1, metavar="DPI", help="Resolution at which PDF pages are rendered.")]
+Transparency = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What is seen of transparent pixels: white, as when an image or a request is handed over; or ignore, "
+        "as when transformers reads a path itself, and shows the colors stored below.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 # The options of `PruneConfig`, under the names of its fields.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -37,8 +37,14 @@ class Sheet:
 class Reader:
     """Reads sheets as `model` would see them; a file of many pages stays open until the next file."""
 
-    def __init__(self, model: str, dpi: int, transparency: str = "white") -> None:
-        self._model, self._dpi, self._transparency = model, dpi, transparency
+    def __init__(
+        self,
+        model: str,
+        dpi: int,
+        transparency: str = "white",
+        warn: Callable[[str], None] = common.print_warning,
+    ) -> None:
+        self._model, self._dpi, self._transparency, self._warn = model, dpi, transparency, warn
         self._stack = ExitStack()
         self._path: Path | None = None
         self._pages: Pages
@@ -55,7 +61,7 @@ class Reader:
         Raises:
             ImageError: it cannot be read, or the model cannot take it.
         """
-        with warnings_about(sheet.label):
+        with warnings_about(sheet.label, self._warn):
             image = self._load(sheet)
         try:
             return (image.shape[0], image.shape[1]), fit_image(image, self._model)
@@ -84,6 +90,14 @@ class Found:
     """A line for each folder that holds files of other kinds."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A line about something that is passed over: an error, or what a folder holds besides images."""
+
+    text: str
+    is_error: bool = True
+
+
 # What `show` calls its pictures; in folders they are skipped.
 PICTURE_SUFFIX = ".kept.png"
 
@@ -95,36 +109,56 @@ def find_sheets(paths: list[str]) -> Found:
     folders, and pictures that `show` made are passed over.
     """
     found = Found()
-    for path in paths:
-        if not path:
-            found.errors.append("an empty path was given")
-            continue
-        try:
-            refuse_address(path)
-        except ImageError as error:
-            found.errors.append(str(error))
-            continue
-        for file in _files(Path(path), found):
-            try:
-                # What a library warns about comes again when the file is read.
-                with warnings.catch_warnings(action="ignore"):
-                    pages = numbered_pages(file)
-                    missing = missing_pages(file) if pages else []
-            except ImageError as error:
-                found.errors.append(str(error))
-                continue
-            if pages is None:
-                found.sheets.append(Sheet(file))
-                continue
-            absent = {*missing}
-            found.sheets += [Sheet(file, page) for page in range(1, pages + 1) if page not in absent]
-            if missing:
-                found.errors.append(_not_found(file, missing, pages))
+    for item in chain.from_iterable(map(sheets_of, paths)):
+        if isinstance(item, Sheet):
+            found.sheets.append(item)
+        else:
+            (found.errors if item.is_error else found.skipped).append(item.text)
     for line in found.skipped:
         common.print_warning(line)
     for line in found.errors:
         common.print_error(line)
     return found
+
+
+def sheets_of(path: str) -> Iterator[Sheet | Problem]:
+    """The images that one path stands for, one by one; all but the names in a folder is looked up when it is needed."""
+    if not path:
+        yield Problem("an empty path was given")
+        return
+    try:
+        refuse_address(path)
+    except ImageError as error:
+        yield Problem(str(error))
+        return
+    for file in _files(Path(path)):
+        if isinstance(file, Problem):
+            yield file
+        else:
+            yield from _pages_of(file)
+
+
+def count_files(path: str) -> int:
+    """How many files `sheets_of` will open, without opening one."""
+    return sum(isinstance(file, Path) for file in _files(Path(path))) if path else 0
+
+
+def _pages_of(file: Path) -> Iterator[Sheet | Problem]:
+    try:
+        # What a library warns about comes again when the file is read.
+        with warnings.catch_warnings(action="ignore"):
+            pages = numbered_pages(file)
+            missing = missing_pages(file) if pages else []
+    except ImageError as error:
+        yield Problem(str(error))
+        return
+    if pages is None:
+        yield Sheet(file)
+        return
+    absent = {*missing}
+    yield from (Sheet(file, page) for page in range(1, pages + 1) if page not in absent)
+    if missing:
+        yield Problem(_not_found(file, missing, pages))
 
 
 def _not_found(file: Path, missing: list[int], pages: int) -> str:
@@ -134,32 +168,68 @@ def _not_found(file: Path, missing: list[int], pages: int) -> str:
     )
 
 
-def _files(path: Path, found: Found) -> list[Path]:
-    """The image files below a folder; `path` itself if it is not a folder."""
+def _files(path: Path) -> Iterator[Path | Problem]:
+    """The image files below a folder, in the order of their paths; `path` itself if it is not a folder."""
     try:
-        if not path.is_dir():
-            return [path]
+        is_folder = path.is_dir()
     except OSError:  # such as a name that is too long: reading it will report that
-        return [path]
-    files: list[Path] = []
+        is_folder = False
+    if not is_folder:
+        yield path
+        return
     others: Counter[str] = Counter()
-    before = len(found.errors)
-    for parent, folders, names in os.walk(path, onerror=lambda error: found.errors.append(common.describe(error))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in sorted(names):
-            if name.startswith(".") or name.endswith(PICTURE_SUFFIX):
-                continue
-            suffix = Path(name).suffix.lower()
-            if signatures.is_image_name(suffix):
-                files.append(Path(parent, name))
-            else:
-                kind = signatures.unsupported_name(suffix)
-                others[f"{kind.name} ({kind.way_out})" if kind else "not named like an image"] += 1
+    empty = True
+    for entry in _walk(path):
+        empty = empty and isinstance(entry, str)
+        if isinstance(entry, str):
+            others[entry] += 1
+        else:
+            yield entry
     if others:
-        found.skipped.append(_skipped(path, others))
-    if not files and len(found.errors) == before:
-        found.errors.append(f"{path}: no image in this folder")
-    return sorted(files)
+        yield Problem(_skipped(path, others), is_error=False)
+    if empty:
+        yield Problem(f"{path}: no image in this folder")
+
+
+def _walk(folder: Path) -> Iterator[Path | Problem | str]:
+    """Image files below a folder, and for each other file the reason why it is skipped."""
+    stack: list[Iterator[os.DirEntry[str] | Problem]] = [_listed(folder)]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+        elif isinstance(entry, Problem):
+            yield entry
+        elif _is_folder(entry):
+            if not entry.is_symlink():
+                stack.append(_listed(Path(entry.path)))
+        elif not entry.name.endswith(PICTURE_SUFFIX):
+            suffix = Path(entry.name).suffix.lower()
+            kind = signatures.unsupported_name(suffix)
+            if signatures.is_image_name(suffix):
+                yield Path(entry.path)
+            else:
+                yield f"{kind.name} ({kind.way_out})" if kind else "not named like an image"
+
+
+def _listed(folder: Path) -> Iterator[os.DirEntry[str] | Problem]:
+    """What is in a folder and not hidden, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+            )
+    except OSError as error:
+        yield Problem(common.describe(error))
+        return
+    yield from listed
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _skipped(folder: Path, reasons: Counter[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import PIL.Image
@@ -25,7 +25,7 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def about(label: str) -> Iterator[None]:
+def about(label: str, warn: Callable[[str], None] = common.print_warning) -> Iterator[None]:
     """Print each distinct warning of the libraries that read files as one line that begins with `label`."""
     texts: list[str] = []
     handler = _Collector(texts)
@@ -42,4 +42,4 @@ def about(label: str) -> Iterator[None]:
         # Large images are what this is for; what is too large is an error.
         texts += [str(w.message) for w in caught if not issubclass(w.category, PIL.Image.DecompressionBombWarning)]
         for text in dict.fromkeys(" ".join(text.split()) for text in texts):
-            common.print_warning(f"{label}: {text}")
+            warn(f"{label}: {text}")

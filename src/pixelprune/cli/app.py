@@ -7,7 +7,7 @@ import warnings
 import typer
 
 import pixelprune
-from pixelprune.cli import bench, check, show, train, verify
+from pixelprune.cli import bench, check, show, stats, train, verify
 
 # Pillow's decoders warn about oddities of files that they read anyway.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -30,6 +30,7 @@ app = typer.Typer(
     ),
 )
 app.command("show")(show.show)
+app.command("stats")(stats.stats)
 app.command("verify")(verify.verify)
 app.add_typer(bench.app, name="bench")
 app.add_typer(check.app, name="check")

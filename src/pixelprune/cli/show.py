@@ -40,14 +40,7 @@ def show(
     ] = Path("overlays"),
     grid: Annotated[bool, typer.Option("--grid", help="Draw the edges of all blocks.")] = False,
     dpi: common.Dpi = 144,
-    transparency: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="What is seen of transparent pixels: white, as when an image or a request is handed over; or ignore, "
-            "as when transformers reads a path itself, and shows the colors stored below.",
-        ),
-    ] = "white",
+    transparency: common.Transparency = "white",
     as_json: common.AsJson = False,
 ) -> None:
     """Show which blocks of your images are kept, and how many visual tokens that saves.

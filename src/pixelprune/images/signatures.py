@@ -93,6 +93,34 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in brands
 
 
+def is_lossy(path: Path) -> bool:
+    """Whether a file is a JPEG, or a WebP, HEIC or AVIF, whose compression has changed pixels.
+
+    A WebP is not if it is of the lossless kind. A PDF is not, whatever the pictures in it are.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    head = head_of(path)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return _is_lossy_webp(path)
+    return head.startswith(b"\xff\xd8\xff") or is_heif(head) or head[4:12] in (b"ftypavif", b"ftypavis")
+
+
+def _is_lossy_webp(path: Path) -> bool:
+    with one_line(path), path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            name, length = header[:4], int.from_bytes(header[4:], "little")
+            if name == b"VP8L":
+                return False
+            if name == b"VP8 ":
+                return True
+            # Frames of an animation hold chunks themselves, after 16 bytes.
+            file.seek(16 if name == b"ANMF" else length + length % 2, 1)
+    return False
+
+
 def unsupported(head: bytes) -> Unsupported | None:
     """The kind of a file that Pillow does not recognize, if it is one that we can name."""
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):

@@ -1,0 +1,1 @@
+"""What pruning would save on many images, without a model: `pixelprune stats`."""
