@@ -1,6 +1,6 @@
 """What fine-tuning forgets, and whether unpruned rows keep it: `python -m tiny_model.mixed --out mixed.json`.
 
-Three recipes of `pixelprune train` with as many steps and three seeds each; each seed draws other rows. All models
+Four recipes of `pixelprune train` with as many steps and three seeds each; each seed draws other rows. All models
 answer the same held-out images, so they are compared image by image. About half an hour on one CPU. With `--folder`, a
 stopped run goes on where it was.
 """
@@ -36,6 +36,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "plain": ("sft",),
     "control": ("sft", "--unpruned-share", "1"),
     "mixed": ("sft", "--unpruned-share", "0.3", "--thresholds", "0", "0.004", "0.016", "0.03", "0.1"),
+    "distilled": ("distill",),
 }
 # By the name of the set: how many images of each task, and which.
 SETS: dict[str, tuple[int, Callable[[Task, int], list[Sample]]]] = {
@@ -51,8 +52,10 @@ PAIRS = [
     (ORIGINAL, "plain"),
     (ORIGINAL, "control"),
     (ORIGINAL, "mixed"),
+    (ORIGINAL, "distilled"),
     ("plain", "control"),
     ("plain", "mixed"),
+    ("plain", "distilled"),
     ("control", "mixed"),
 ]
 
