@@ -75,8 +75,6 @@ OPTIONS: list[Any] = [
     {"threshold": 0.05, "metric": "rmse"},
     {"threshold": 0.0, "predictor": "raster"},
     {"threshold": 0.02, "predictor": "serpentine", "metric": "mae"},
-    {"threshold": 0.0, "restore": 0.5},
-    {"threshold": 0.02, "min_tokens": 30},
 ]
 BAD_OPTIONS: list[tuple[Any, str]] = [
     ({"treshold": 0.1}, "pixelprune: unknown option 'treshold'; known options: threshold, metric"),

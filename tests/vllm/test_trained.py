@@ -15,11 +15,9 @@ from PIL import Image
 import pixelprune.transformers
 from tests.support.engines import run
 from tiny_model.evaluate import FOLDER, answers, load
-from tiny_model.tasks import TASKS, Layout, Sample, held_out
+from tiny_model.tasks import TASKS, Sample, held_out, held_out_sparse
 
 COUNT = 250
-# Large screens with little on them, of which nearly all is dropped.
-SPARSE = Layout(rows=(7, 8), columns=(8, 10), fields=(1, 2))
 SPARSE_COUNT = 200
 
 
@@ -45,8 +43,7 @@ def test_answers_of_the_trained_model(trained: tuple[Any, Any], tmp_path: Path) 
 def test_copies_win_back_what_pruning_loses(trained: tuple[Any, Any], tmp_path: Path) -> None:
     """On sparse screens: with a copy for each dropped block, the answers of all tokens."""
     _, processor = trained
-    drawn = held_out("find", 2 * SPARSE_COUNT, SPARSE)
-    samples = [sample for sample in drawn if not sample.noisy][:SPARSE_COUNT]
+    samples = held_out_sparse("find", SPARSE_COUNT)
     (full, most), (pruned, fewest), (copied, as_many) = engine(
         processor, samples, [False, {"restore": 0}, {"restore": 1}], tmp_path
     )
