@@ -13,6 +13,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,31 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int, fl
     turned = won + lost
     tail = sum(math.comb(turned, k) for k in range(min(won, lost) + 1))
     return won, lost, min(1.0, 2 * tail / 2**turned)
+
+
+def together(*differences: Sequence[int]) -> tuple[int, int, float]:
+    """As `mcnemar`, for several pairs of models that answer the same samples.
+
+    What the pairs say about one sample is not independent, so a sample counts as a whole: under the hypothesis that
+    nothing changed, the sum of its differences is as likely to have had the other sign. With one pair, this is
+    McNemar's test.
+
+    Args:
+        differences: of each pair, per sample: 1 where it turned right, -1 where it turned wrong, otherwise 0.
+
+    >>> together([1, 1, 1, 1, 1, 0]), together([1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 1])
+    ((5, 0, 0.0625), (10, 0, 0.03125))
+    """
+    sums = [sum(of_sample) for of_sample in zip(*differences, strict=True)]
+    ways = Counter({0: 1})  # by total: in how many ways signs can make it
+    for size in filter(None, map(abs, sums)):
+        before, ways = ways, Counter()
+        for total, count in before.items():
+            ways[total + size] += count
+            ways[total - size] += count
+    as_far = sum(count for total, count in ways.items() if abs(total) >= abs(sum(sums)))
+    won, lost = (sum(turned.count(sign) for turned in differences) for sign in (1, -1))
+    return won, lost, as_far / ways.total()
 
 
 def split(won: int, lost: int, p: float) -> str:

@@ -12,7 +12,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import pixelprune.transformers
 from pixelprune.bench._tables import Table, measured_on, numbers, texts
 from pixelprune.bench._timing import machine
 from tiny_model import rows
-from tiny_model.accuracy import ROWS, STEPS, mcnemar, measure, split, trained
+from tiny_model.accuracy import ROWS, STEPS, measure, split, together, trained
 from tiny_model.evaluate import FOLDER, load
 from tiny_model.tasks import Sample, Task, held_out, held_out_sparse
 
@@ -114,12 +113,12 @@ def table(result: Mapping[str, Any]) -> tuple[Table, Table]:
 
 
 def _turned(models: Mapping[str, Mapping[str, str]], before: str, after: str, case: str) -> tuple[str, ...]:
-    pairs = []
+    differences = []
     for seed in SEEDS:
         first = models[before if before == ORIGINAL else f"{before} {seed}"][case]
-        pairs.append(([hit == "1" for hit in first], [hit == "1" for hit in models[f"{after} {seed}"][case]]))
-    joined = tuple(list(chain.from_iterable(parts)) for parts in zip(*pairs, strict=True))
-    cells = [split(*mcnemar(*pair)) for pair in (*pairs, joined)]
+        last = models[f"{after} {seed}"][case]
+        differences.append([int(b) - int(a) for a, b in zip(first, last, strict=True)])
+    cells = [split(*together(*some)) for some in (*([one] for one in differences), differences)]
     return before, after, case, *cells
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import pixelprune
 from tiny_model import rows
-from tiny_model.accuracy import mcnemar
+from tiny_model.accuracy import mcnemar, together
 from tiny_model.restored import VARIANTS, chooser
 from tiny_model.tasks import BLOCK, TASKS, held_out, held_out_sparse
 
@@ -93,3 +93,26 @@ def test_mcnemar() -> None:
         apart = abs(won - lost)
         as_far = sum(abs(2 * ups - won - lost) >= apart for ups in ways)
         assert mcnemar(before, after) == (won, lost, pytest.approx(as_far / len(ways)))
+
+
+def test_several_pairs_together() -> None:
+    """Against a list of all signs that the sums of the samples could have had."""
+    draw = np.random.default_rng(3).integers
+    for pairs in (1, 2, 3):
+        differences = draw(-1, 2, (pairs, 12))
+        sums = differences.sum(0)
+        ways = [abs(np.dot(signs, sums)) >= abs(sums.sum()) for signs in itertools.product((1, -1), repeat=12)]
+        won, lost, p = together(*differences.tolist())
+        assert (won, lost) == ((differences == 1).sum(), (differences == -1).sum())
+        assert p == pytest.approx(np.mean(ways))
+
+
+def test_the_same_answers_again_prove_nothing_more() -> None:
+    """Three models that turn on the same samples are as significant as one; on other samples, as one test of all."""
+    before, after = [True] * 9 + [False] * 20, [False] * 7 + [True] * 3 + [False] * 19
+    turned = [b - a for a, b in zip(before, after, strict=True)]
+    won, lost, p = mcnemar(before, after)
+    assert together(turned) == (won, lost, pytest.approx(p))
+    assert together(turned, turned, turned) == (3 * won, 3 * lost, pytest.approx(p))
+    apart = [[*[0] * 29 * place, *turned, *[0] * 29 * (2 - place)] for place in range(3)]
+    assert together(*apart) == (3 * won, 3 * lost, pytest.approx(mcnemar(before * 3, after * 3)[2]))
